@@ -1,0 +1,1 @@
+"""Contrastive learning of musical representations from raw audio (CLMR, arXiv:2103.09410)."""

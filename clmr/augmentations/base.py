@@ -1,0 +1,90 @@
+"""The frame of all augmentations: a coin and parameters for each row, drawn first, then applied."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+
+
+class Draw(NamedTuple):
+    """What was drawn for a batch: the rows that the coin chose, and a value a row of each name."""
+
+    rows: Tensor
+    parameters: Parameters
+
+
+class Augmentation:
+    """Apply a transform to each row of a batch with probability p, each with its own parameters.
+
+    A new one writes `draw` and `apply`; both see the chosen rows only. All draws are made on the
+    host, from the generator that was handed in, so that a seed gives the same draws on any device.
+    (It is no `nn.Module`: it has no weights, and `apply` would hide that of modules.)
+
+    Args:
+        p: Probability that a row is transformed.
+        generator: Source of all randomness, on the CPU; None is torch's global one.
+
+    Raises:
+        ValueError: p is not in [0, 1].
+    """
+
+    def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p: got {p}, allowed: 0 to 1")
+        self.p = p
+        self.generator = generator
+
+    def draw(self, n: int) -> Parameters:
+        """Draw the parameters of n rows: tensors `[n]` by name."""
+        return {}
+
+    def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """Transform rows, leaving `x` as it is.
+
+        Shape:
+            float `[n, 1, T]` -> float `[n, 1, T]`.
+        """
+        raise NotImplementedError
+
+    def draw_batch(self, n_rows: int) -> Draw:
+        """Toss the coins of a batch and draw the parameters of the rows that they choose."""
+        coins = torch.rand(n_rows, generator=self.generator)
+        rows = torch.nonzero(coins < self.p)[:, 0]
+        return Draw(rows, self.draw(len(rows)))
+
+    def apply_batch(self, x: Tensor, draw: Draw) -> Tensor:
+        """Apply what was drawn to a batch, leaving `x` as it is."""
+        if not len(draw.rows):
+            return x
+        rows = draw.rows.to(x.device)
+        parameters = {name: value.to(x.device) for name, value in draw.parameters.items()}
+        return x.index_copy(0, rows, self.apply(x[rows], parameters).to(x.dtype))
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Augment a batch.
+
+        Shape:
+            float `[N, 1, T]` -> float `[N, 1, T]`, same dtype and device.
+        """
+        return self.apply_batch(x, self.draw_batch(len(x)))
+
+    def uniform(self, n: int, low: float, high: float) -> Tensor:
+        """Draw n values, uniform in [low, high), float32 `[n]`."""
+        return low + (high - low) * torch.rand(n, generator=self.generator)
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in vars(self).items() if k != "generator"}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+def check_range(name: str, low: float, high: float, least: float, most: float) -> None:
+    """Refuse a range of a parameter that makes no sense.
+
+    Raises:
+        ValueError: Not least <= low <= high <= most.
+    """
+    if not least <= low <= high <= most:
+        raise ValueError(f"{name}: got {low} to {high}, allowed: a range within {least} to {most}")

@@ -1,0 +1,88 @@
+"""What is watched during pretraining: throughput, the views to listen to, a way out by Ctrl-C."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from torch import Tensor
+
+from clmr.modules.contrastive_learning import TRAIN
+
+
+class ThroughputLogger(Callback):
+    """Log clips a second, over all devices, between two points of the curve."""
+
+    def __init__(self) -> None:
+        self.n_clips, self.seconds = 0, 0.0  # of the whole run, without its first step
+        self._since: float | None = None
+        self._n_clips_since = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._since, self._n_clips_since = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Tensor, _: int
+    ) -> None:
+        self._n_clips_since += len(batch) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._log(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        if not self._n_clips_since:
+            return
+        now = time.perf_counter()
+        seconds = now - self._since
+        self.n_clips, self.seconds = self.n_clips + self._n_clips_since, self.seconds + seconds
+        trainer.logger.log_metrics(
+            {"Train/clips_per_second": self._n_clips_since / seconds}, trainer.global_step
+        )
+        self._since, self._n_clips_since = now, 0
+
+
+class ViewsLogger(Callback):
+    """Log the two augmented views of the first clip of each epoch, as the step will see them."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        if batch_idx or not trainer.is_global_zero:
+            return
+        x_i, x_j = module.views(batch, TRAIN, trainer.global_step)
+        for name, x in (("i", x_i), ("j", x_j)):
+            trainer.logger.experiment.add_audio(
+                f"views/{name}",
+                x[0].float().cpu().clamp(-1, 1),
+                trainer.global_step,
+                sample_rate=module.config.sample_rate,
+            )
+
+
+class SaveOnInterrupt(Callback):
+    """Save `last.ckpt` when Ctrl-C ends the run.
+
+    Args:
+        path: Where to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.interrupted = path, False
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.interrupted = True
+            trainer.save_checkpoint(self.path)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar without the version number, which is part of the run's folder."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
+        metrics = super().get_metrics(trainer, module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}

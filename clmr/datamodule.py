@@ -1,0 +1,129 @@
+"""Which clips of a store are trained on, and their crops as a LightningDataModule."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from clmr.config import Config
+from clmr.datasets import Clip
+from clmr.errors import ConfigError
+from clmr.slices import CropSampler, Slices
+from clmr.store import PcmStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The usable clips of one split of a dataset.
+
+    Shape:
+        clips: int `[n]`, numbers of clips in the store.
+        labels: uint8 `[n, C]`; C is 0 without labels.
+    """
+
+    clips: np.ndarray
+    labels: np.ndarray
+
+
+def select_split(store: PcmStore, clips: list[Clip], split: str, audio_length: int) -> Split:
+    """Find a split's clips in the store, leaving out those shorter than a crop with a warning."""
+    number = {name: k for k, name in enumerate(store.ids)}
+    there = [clip for clip in clips if clip.split == split and clip.id in number]
+    usable = [clip for clip in there if store.n_samples[number[clip.id]] >= audio_length]
+    if len(usable) < len(there):
+        log.warning(
+            "%d of %d %s clips are shorter than --audio_length %d and are left out",
+            len(there) - len(usable), len(there), split, audio_length,
+        )  # fmt: skip
+    labels = [clip.labels if clip.labels is not None else [] for clip in usable]
+    return Split(
+        clips=np.array([number[clip.id] for clip in usable], dtype=np.int64),
+        labels=np.array(labels, dtype=np.uint8).reshape(len(usable), -1),
+    )
+
+
+def check_audio_length(store: PcmStore, audio_length: int) -> None:
+    """Refuse crops that no clip can hold.
+
+    Raises:
+        ConfigError: With the longest length that would do.
+    """
+    longest = int(store.n_samples.max())
+    if audio_length > longest:
+        raise ConfigError(
+            f"--audio_length {audio_length} is longer than any clip of {store.root}: the longest "
+            f"has {longest} samples; give at most --audio_length {longest}"
+        )
+
+
+class ContrastiveDataModule(pl.LightningDataModule):
+    """Pairs of crops for pretraining, int16 `[B, 2, T]`.
+
+    Args:
+        config: Settings.
+        store: Decoded clips.
+        clips: The dataset's clips.
+
+    Raises:
+        ConfigError: `audio_length` is longer than any clip, or there are too few clips.
+    """
+
+    def __init__(self, config: Config, store: PcmStore, clips: list[Clip]) -> None:
+        super().__init__()
+        self.config, self.store = config, store
+        check_audio_length(store, config.audio_length)
+        self.train = select_split(store, clips, "train", config.audio_length)
+        self.valid = select_split(store, clips, "valid", config.audio_length)
+
+    def check_enough_clips(self, n_devices: int) -> None:
+        """Refuse a batch in which a clip has no other clip to be told from."""
+        n_clips, n_in_batch = len(self.train.clips), self.config.batch_size * n_devices
+        if n_clips < max(2, n_devices):
+            raise ConfigError(
+                f"{n_clips} clips to train on in {self.store.root}, for {n_devices} devices: "
+                "contrast needs two clips at least; give a folder with more files, or a smaller "
+                "--audio_length"
+            )
+        if n_in_batch < 2:
+            raise ConfigError("--batch_size 1 has no second clip to contrast with: give 2 or more")
+        if n_clips < n_in_batch:
+            log.warning(
+                "%d clips to train on are fewer than a batch of %d: every batch is of %d clips",
+                n_clips, n_in_batch, n_clips // n_devices * n_devices,
+            )  # fmt: skip
+
+    def can_validate(self, n_devices: int) -> bool:
+        """Whether there are clips enough for a validation loss."""
+        return len(self.valid.clips) >= max(2, n_devices)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.valid, shuffle=False)
+
+    def _loader(self, split: Split, shuffle: bool) -> DataLoader:
+        config, workers = self.config, self.config.workers or 0
+        sampler = CropSampler(
+            split.clips,
+            self.store.n_samples[split.clips],
+            config.audio_length,
+            config.batch_size,
+            config.seed,
+            shuffle,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        return DataLoader(
+            Slices(self.store, config.audio_length),
+            sampler=sampler,
+            batch_size=None,  # a batch is read at once
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,38 @@
+"""Which devices to run on."""
+
+import torch
+
+from clmr.errors import ConfigError
+
+
+def choose_devices(accelerator: str, gpus: int | None) -> tuple[str, int]:
+    """Turn `--accelerator` and `--gpus` into what a trainer takes.
+
+    Args:
+        accelerator: `auto`, `gpu` or `cpu`.
+        gpus: How many; None is one GPU if there is one. With `cpu`, processes.
+
+    Returns:
+        `gpu` or `cpu`, and the number of devices.
+
+    Raises:
+        ConfigError: There are fewer GPUs than asked for.
+    """
+    if accelerator == "cpu" or (accelerator == "auto" and gpus == 0):
+        return "cpu", gpus or 1
+    found = torch.cuda.device_count()
+    if accelerator == "auto" and gpus is None and not found:
+        return "cpu", 1
+    wanted = 1 if gpus is None else gpus
+    if not 1 <= wanted <= found:
+        remedy = f"at most --gpus {found}, or --gpus 0" if found else "--gpus 0"
+        raise ConfigError(
+            f"--gpus {wanted} --accelerator {accelerator}, but torch finds {found} GPUs here "
+            f"(nvidia-smi shows the driver's): give {remedy} --accelerator auto for the CPU"
+        )
+    return "gpu", wanted
+
+
+def torch_device(accelerator: str) -> torch.device:
+    """The first device of an accelerator, for work without a trainer."""
+    return torch.device("cuda" if accelerator == "gpu" else "cpu")

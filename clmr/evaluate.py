@@ -1,0 +1,243 @@
+"""What a frozen encoder is worth: a head on its features, scored by the tags of the test split."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
+
+from clmr.checkpoint import load_encoder, load_weights, read_checkpoint
+from clmr.config import Config
+from clmr.datamodule import Split, check_audio_length, select_split
+from clmr.datasets import DATASETS, AudioDataset
+from clmr.device import choose_devices, torch_device
+from clmr.encoders import ENCODERS, Encoder, LogMelStatistics
+from clmr.errors import CheckpointError, ConfigError
+from clmr.features import Features, extract_features
+from clmr.metrics import TagScores, average_per_clip, tag_scores
+from clmr.modules import LinearEvaluation
+from clmr.preprocess import open_store
+from clmr.registry import lookup
+from clmr.rundir import run_dir
+from clmr.store import PcmStore, writing
+
+SPLITS = ("train", "valid", "test")
+PATIENCE = 10  # epochs without a better validation loss, as CLMR's early stopping
+ENCODE_BATCH = 64  # windows; no setting, as it changes no result
+METRICS_FILE = "metrics.json"
+HEAD_FILE = "head"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run of `evaluate` came to, for the person who started it.
+
+    Args:
+        run_dir: Where `metrics.json`, the head's checkpoint and the curves are.
+        scores: Of each representation, by its name; the one that was asked for comes first.
+    """
+
+    run_dir: Path
+    scores: dict[str, TagScores]
+
+    def __str__(self) -> str:
+        first = next(iter(self.scores.values()))
+        width = max(map(len, [*first.per_tag, *self.scores, *first.skipped]))
+        rows = [f"{'tag':{width}}  positives  ROC-AUC  PR-AUC"]
+        rows += [
+            f"{tag:{width}}  {s['positives']:9d}  {s['roc_auc']:7.4f}  {s['pr_auc']:6.4f}"
+            for tag, s in first.per_tag.items()
+        ]
+        rows += ["", f"{'macro':{width}}             ROC-AUC  PR-AUC"]
+        rows += [
+            f"{name:{width}}             {s.roc_auc:7.4f}  {s.pr_auc:6.4f}"
+            for name, s in self.scores.items()
+        ]
+        if first.skipped:
+            rows.append(f"not in the mean, for want of test clips: {', '.join(first.skipped)}")
+        rows += [
+            "",
+            f"metrics   {self.run_dir / METRICS_FILE}",
+            f"curves    tensorboard --logdir {self.run_dir}",
+        ]
+        return "\n".join(rows)
+
+
+def evaluate(config: Config) -> Evaluated:
+    """Train a head on the features of a frozen encoder, and score it on the test split.
+
+    Every non-overlapping window of every clip is encoded once; a clip's score is the mean of the
+    sigmoids of its windows.
+
+    Raises:
+        ClmrError: The settings, the dataset, its store or the checkpoint do not do.
+    """
+    encoder = _load(config)
+    choose_devices(config.accelerator, config.gpus)
+    dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
+    store, splits = _open(config, dataset)
+    folder = run_dir(config.run_dir, f"eval-{config.dataset}")
+    log.info("run       %s", folder)
+    sizes = ", ".join(f"{len(split.clips):,} {name}" for name, split in splits.items())
+    log.info("evaluate  %s on %s: %s clips", config.checkpoint_path, config.dataset, sizes)
+    scores = {"pretrained": _probe(config, encoder, dataset.tags, store, splits, folder)}
+    if config.baselines:
+        for name, baseline in _baselines(config).items():
+            scores[name] = _probe(config, baseline, dataset.tags, store, splits, folder / name)
+    result = Evaluated(folder, scores)
+    _write_metrics(config, result)
+    return result
+
+
+def _load(config: Config) -> Encoder:
+    if not config.checkpoint_path:
+        raise CheckpointError(
+            "there is no encoder to evaluate: give the last.ckpt of a run by --checkpoint_path"
+        )
+    settings = read_checkpoint(config.checkpoint_path).settings
+    for name in ("encoder", "sample_rate"):
+        wanted, found = getattr(config, name), settings.get(name, getattr(config, name))
+        if wanted != found:
+            raise CheckpointError(
+                f"{config.checkpoint_path} was trained with --{name} {found}, but this run says "
+                f"{wanted}: add --{name} {found}"
+            )
+    if settings.get("audio_length", config.audio_length) != config.audio_length:
+        log.warning(
+            "the encoder was trained on crops of %d samples and is evaluated on windows of %d",
+            settings["audio_length"], config.audio_length,
+        )  # fmt: skip
+    encoder = load_encoder(config.checkpoint_path)
+    try:
+        encoder.check_length(config.audio_length)
+    except ValueError as error:
+        raise ConfigError(f"--encoder {config.encoder}: {error}") from error
+    return encoder
+
+
+def _open(config: Config, dataset: AudioDataset) -> tuple[PcmStore, dict[str, Split]]:
+    if not dataset.tags:
+        labelled = ", ".join(name for name, kind in DATASETS.items() if name != config.dataset)
+        raise ConfigError(
+            f"--dataset {config.dataset} has no labels to evaluate by: give another, as {labelled}"
+        )
+    store, clips = open_store(config), dataset.clips()
+    check_audio_length(store, config.audio_length)
+    splits = {name: select_split(store, clips, name, config.audio_length) for name in SPLITS}
+    for name, split in splits.items():
+        if not len(split.clips):
+            raise ConfigError(
+                f"--dataset {config.dataset} has no usable clips in its {name} split, of "
+                f"{len(store)} in {store.root}: give a larger excerpt of it"
+            )
+    return store, splits
+
+
+def _baselines(config: Config) -> dict[str, Encoder]:
+    """What the pretrained encoder has to beat: itself without training, and no network at all."""
+    pl.seed_everything(config.seed, verbose=False)
+    return {
+        "untrained": lookup("encoder", ENCODERS, config.encoder)(),
+        "log-mel": LogMelStatistics(config.sample_rate),
+    }
+
+
+def _probe(
+    config: Config,
+    encoder: Encoder,
+    tags: tuple[str, ...],
+    store: PcmStore,
+    splits: dict[str, Split],
+    folder: Path,
+) -> TagScores:
+    accelerator, _ = choose_devices(config.accelerator, config.gpus)
+    features = {
+        name: extract_features(
+            encoder,
+            store,
+            split,
+            config.audio_length,
+            batch_size=ENCODE_BATCH,
+            device=torch_device(accelerator),
+            workers=config.workers or 0,
+            name=f"encoding {name}",
+        )
+        for name, split in splits.items()
+    }
+    pl.seed_everything(config.seed, verbose=False)
+    head = LinearEvaluation(config, encoder.n_features, tags)
+    if config.finetuner_checkpoint_path:
+        weights = read_checkpoint(config.finetuner_checkpoint_path).weights
+        load_weights(head, weights, config.finetuner_checkpoint_path)
+    else:
+        _fit(config, head, features, accelerator, folder)
+    return score(head, features["test"], tags)
+
+
+def _fit(
+    config: Config,
+    head: LinearEvaluation,
+    features: dict[str, Features],
+    accelerator: str,
+    folder: Path,
+) -> None:
+    """Train the head and leave it as it was at its best validation loss."""
+    if config.finetuner_standardize:
+        head.standardize(features["train"].h)
+    best = ModelCheckpoint(folder, HEAD_FILE, monitor="Valid/loss", enable_version_counter=False)
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=config.finetuner_max_epochs,
+        logger=TensorBoardLogger(folder, name="", version=""),
+        callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE)],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        head,
+        _batches(features["train"], config.finetuner_batch_size, shuffle=True),
+        _batches(features["valid"], config.finetuner_batch_size, shuffle=False),
+    )
+    load_weights(head, read_checkpoint(best.best_model_path).weights, best.best_model_path)
+
+
+def _batches(features: Features, batch_size: int, shuffle: bool) -> DataLoader:
+    """Windows with the labels of their clips: float32 `[B, F]`, uint8 `[B, C]`."""
+    labels = torch.from_numpy(features.labels[features.clip_of_window])
+    windows = TensorDataset(features.h, labels)
+    order = RandomSampler(windows) if shuffle else SequentialSampler(windows)
+    sampler = BatchSampler(order, batch_size, drop_last=False)
+    return DataLoader(windows, sampler=sampler, batch_size=None)
+
+
+@torch.inference_mode()
+def score(head: LinearEvaluation, features: Features, tags: tuple[str, ...]) -> TagScores:
+    """Score a split: mean over a clip's windows of the sigmoid, then metrics over the clips."""
+    scores = head.cpu().eval()(features.h).sigmoid().numpy().astype(np.float64)  # [K, C]
+    per_clip = average_per_clip(scores, features.clip_of_window, len(features.labels))
+    return tag_scores(features.labels, per_clip, tags)
+
+
+def _write_metrics(config: Config, result: Evaluated) -> None:
+    result.run_dir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "scores": {name: scores.to_dict() for name, scores in result.scores.items()},
+        "settings": config.to_dict(),
+    }
+    with writing(result.run_dir / METRICS_FILE) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

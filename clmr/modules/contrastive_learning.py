@@ -1,0 +1,81 @@
+"""Pretraining: two augmented views of a clip find each other among all others."""
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from simclr import SimCLR
+from torch import Tensor
+
+from clmr.audio import pcm_to_float
+from clmr.augmentations import AUGMENTATIONS, build_chain
+from clmr.config import Config
+from clmr.encoders import ENCODERS
+from clmr.losses import LOSSES
+from clmr.registry import lookup
+
+TRAIN, VALID = 0, 1  # streams of augmentation draws
+
+
+class ContrastiveLearning(pl.LightningModule):
+    """SimCLR on waveforms (CLMR: Spijkervet & Burgoyne 2021, arXiv:2103.09410).
+
+    What a step draws for its augmentations is a function of seed, device and step alone, so that
+    devices differ, a resumed run goes on as it would have, and validation is always the same.
+
+    Args:
+        config: Settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.save_hyperparameters(config.to_dict())
+        self.config = config
+        encoder = lookup("encoder", ENCODERS, config.encoder)()
+        self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
+        self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
+        self.generator = torch.Generator()
+        probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
+        self.augment = build_chain(
+            AUGMENTATIONS, probabilities, config.sample_rate, self.generator
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode: float `[B, 1, T]` -> h `[B, F]`."""
+        return self.model.encoder(x)
+
+    def views(self, pcm: Tensor, stream: int, step: int) -> tuple[Tensor, Tensor]:
+        """Make the two augmented views of a batch.
+
+        Args:
+            pcm: Pairs of crops.
+            stream: `TRAIN` or `VALID`.
+            step: Number of the step in its stream.
+
+        Shape:
+            int16 `[B, 2, T]` -> float32 `[B, 1, T]`, float32 `[B, 1, T]`.
+        """
+        seed = np.random.SeedSequence((self.config.seed, self.global_rank, stream, step))
+        self.generator.manual_seed(int(seed.generate_state(1)[0]))
+        x = pcm_to_float(pcm)  # [B, 2, T]
+        x = x.transpose(0, 1).reshape(2 * len(pcm), 1, -1)  # [2B, 1, T]: all i, then all j views
+        x_i, x_j = self.augment(x).chunk(2)
+        return x_i, x_j
+
+    def training_step(self, pcm: Tensor, batch_idx: int) -> Tensor:
+        loss = self._step(pcm, TRAIN, self.global_step)
+        self.log("Train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, pcm: Tensor, batch_idx: int) -> Tensor:
+        loss = self._step(pcm, VALID, batch_idx)
+        self.log("Valid/loss", loss, on_epoch=True, sync_dist=True, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(
+            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+
+    def _step(self, pcm: Tensor, stream: int, step: int) -> Tensor:
+        _, _, z_i, z_j = self.model(*self.views(pcm, stream, step))
+        return self.loss(z_i, z_j)

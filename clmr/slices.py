@@ -1,0 +1,131 @@
+"""Slices of a store in batches: random crops to train on, regular windows to evaluate on."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clmr.store import PcmStore
+
+N_VIEWS = 2
+
+
+class Places(NamedTuple):
+    """Where the slices of a batch start.
+
+    Shape:
+        clips: int `[B]`, numbers of clips in the store.
+        starts: int `[B, V]`, first sample of each of the V slices of a clip.
+    """
+
+    clips: np.ndarray
+    starts: np.ndarray
+
+
+class Slices(Dataset):
+    """Slices of a store, a whole batch at a time.
+
+    Args:
+        store: Where the clips are.
+        n_samples: Length T of a slice.
+    """
+
+    def __init__(self, store: PcmStore, n_samples: int) -> None:
+        self.store, self.n_samples = store, n_samples
+
+    def __getitem__(self, places: Places) -> Tensor:
+        """Copy a batch out of the mapped store.
+
+        Shape:
+            int16 `[B, V, T]`.
+        """
+        batch = np.empty((*places.starts.shape, self.n_samples), dtype=np.int16)
+        for row, (clip, starts) in enumerate(zip(*places, strict=True)):
+            for view, start in enumerate(starts):
+                batch[row, view] = self.store.read(clip, start, self.n_samples)
+        return torch.from_numpy(batch)
+
+
+class CropSampler(Sampler):
+    """Batches of clips in random order, each once an epoch, with independent crops for its views.
+
+    What it draws is a function of seed and epoch alone: of the same epoch, every device takes its
+    own part, and the number of reading processes changes nothing. The clips that do not fill a last
+    batch are left out, and come in another epoch; fewer clips than one batch are one smaller batch.
+
+    Args:
+        clips: Numbers of the clips in the store, int `[n]`.
+        n_samples: Their lengths, int `[n]`.
+        crop: Length T of a crop [samples].
+        batch_size: Clips B in a batch on one device.
+        seed: Of order and crops.
+        shuffle: False keeps the order, and the crops of epoch 0, for validation.
+        rank: Number of this device.
+        world_size: How many devices.
+    """
+
+    def __init__(
+        self,
+        clips: np.ndarray,
+        n_samples: np.ndarray,
+        crop: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.clips, self.n_starts = clips, n_samples - crop + 1
+        self.batch_size = min(batch_size, len(clips) // world_size)
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return len(self.clips) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[Places]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.clips)) if self.shuffle else np.arange(len(self.clips))
+        starts = rng.integers(0, self.n_starts[order, None], (len(order), N_VIEWS))
+        for batch in range(len(self)):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            part = slice(first, first + self.batch_size)
+            yield Places(self.clips[order[part]], starts[part])
+
+
+def window_places(clips: np.ndarray, n_samples: np.ndarray, window: int) -> Places:
+    """Every non-overlapping window of every clip, in order.
+
+    Args:
+        clips: Numbers of the clips in the store, int `[n]`.
+        n_samples: Their lengths, int `[n]`.
+        window: Length of a window [samples].
+
+    Shape:
+        Places of K windows: clips int `[K]`, starts int `[K, 1]`.
+    """
+    n_windows = n_samples // window
+    first = np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    starts = (np.arange(n_windows.sum()) - first) * window
+    return Places(np.repeat(clips, n_windows), starts[:, None])
+
+
+def window_loader(
+    store: PcmStore, places: Places, window: int, batch_size: int, workers: int
+) -> DataLoader:
+    """Load windows of many clips in shared batches, int16 `[<= batch_size, 1, window]`."""
+    cuts = range(0, len(places.clips), batch_size)
+    batches = [
+        Places(places.clips[k : k + batch_size], places.starts[k : k + batch_size]) for k in cuts
+    ]
+    return DataLoader(
+        Slices(store, window), sampler=batches, batch_size=None, num_workers=workers
+    )

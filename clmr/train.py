@@ -1,0 +1,182 @@
+"""Pretrain an encoder by contrast."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from clmr.callbacks import ProgressBar, SaveOnInterrupt, ThroughputLogger, ViewsLogger
+from clmr.checkpoint import read_checkpoint
+from clmr.config import Config
+from clmr.datamodule import ContrastiveDataModule
+from clmr.datasets import DATASETS
+from clmr.device import choose_devices
+from clmr.errors import CheckpointError, ConfigError
+from clmr.modules import ContrastiveLearning
+from clmr.preprocess import open_store
+from clmr.registry import lookup
+from clmr.rundir import run_dir
+
+DEFAULT_MAX_EPOCHS = 200
+# What a resumed run may change: where things are and when to stop. All else is the experiment.
+FREE_ON_RESUME = frozenset(
+    ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
+    + ["max_epochs", "max_steps", "checkpoint_path", "baselines"]
+    + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
+    + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run of `train` came to, for the person who started it."""
+
+    run_dir: Path
+    last: Path
+    best: Path | None
+    best_valid_loss: float | None
+    n_steps: int
+    n_epochs: int
+    clips_per_second: float | None
+
+    def __str__(self) -> str:
+        speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else ""
+        lines = [f"trained   {self.n_steps:,} steps, {self.n_epochs:,} epochs{speed}"]
+        if self.best:
+            lines.append(f"best      {self.best} (validation loss {self.best_valid_loss:.4f})")
+        lines += [
+            f"last      {self.last}",
+            f"curves    tensorboard --logdir {self.run_dir}",
+            f"next      python linear_evaluation.py --checkpoint_path {self.last}",
+        ]
+        return "\n".join(lines)
+
+
+def train(config: Config) -> Trained:
+    """Pretrain on a dataset, preprocessing it first where that has not been done.
+
+    Raises:
+        ClmrError: The settings, the dataset, its store or the checkpoint to resume from do not do.
+        KeyboardInterrupt: Ctrl-C; `last.ckpt` is saved and the message says how to go on.
+    """
+    accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
+    folder = _folder(config)
+    _check_resumable(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    module = ContrastiveLearning(config)
+    _check_crop(config, module)
+    dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
+    data = ContrastiveDataModule(config, open_store(config), dataset.clips())
+    data.check_enough_clips(n_devices)
+    has_valid = data.can_validate(n_devices)
+
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    best = ModelCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
+    throughput, interrupt = ThroughputLogger(), SaveOnInterrupt(folder / "last.ckpt")
+    watching = [ProgressBar(), throughput, ViewsLogger(), LearningRateMonitor("step"), interrupt]
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=n_devices,
+        sync_batchnorm=accelerator == "gpu" and n_devices > 1,
+        use_distributed_sampler=False,  # CropSampler gives every device its part
+        max_epochs=_max_epochs(config),
+        max_steps=config.max_steps or -1,
+        logger=TensorBoardLogger(folder, name="", version=""),
+        callbacks=[*watching, last, *([best] if has_valid else [])],
+        log_every_n_steps=config.log_every_n_steps,
+        limit_val_batches=None if has_valid else 0,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    _introduce(config, data, trainer, folder, has_valid)
+    try:
+        trainer.fit(module, data, ckpt_path=config.checkpoint_path or None, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        if interrupt.interrupted:
+            raise KeyboardInterrupt(_how_to_go_on(folder)) from None
+        raise
+    return Trained(
+        run_dir=folder,
+        last=folder / "last.ckpt",
+        best=folder / "best.ckpt" if best.best_model_path else None,
+        best_valid_loss=float(best.best_model_score) if best.best_model_path else None,
+        n_steps=trainer.global_step,
+        n_epochs=trainer.current_epoch,
+        clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
+    )
+
+
+def _folder(config: Config) -> Path:
+    """A resumed run stays in its folder."""
+    resumed = str(Path(config.checkpoint_path).parent) if config.checkpoint_path else ""
+    return run_dir(config.run_dir or resumed, f"pretrain-{config.dataset}")
+
+
+def _max_epochs(config: Config) -> int:
+    if config.max_epochs is not None:
+        return config.max_epochs
+    return -1 if config.max_steps is not None else DEFAULT_MAX_EPOCHS
+
+
+def _check_crop(config: Config, module: ContrastiveLearning) -> None:
+    try:
+        module.model.encoder.check_length(config.audio_length)
+    except ValueError as error:
+        raise ConfigError(f"--encoder {config.encoder}: {error}") from error
+
+
+def _check_resumable(config: Config) -> None:
+    """Refuse to resume with other settings: the checkpoint's optimizer would override some of them.
+
+    Raises:
+        CheckpointError: With each setting that differs.
+    """
+    if not config.checkpoint_path:
+        return
+    settings = read_checkpoint(config.checkpoint_path).settings
+    if "projection_dim" not in settings:
+        raise CheckpointError(
+            f"{config.checkpoint_path} is no checkpoint of main.py: no run can be resumed from it"
+        )
+    differences = [
+        f"  --{name}: {settings.get(name)} in the checkpoint, {value} now"
+        for name, value in config.to_dict().items()
+        if name not in FREE_ON_RESUME and settings.get(name) != value
+    ]
+    if differences:
+        same = f"--config {Path(config.checkpoint_path).parent}/hparams.yaml"
+        raise CheckpointError(
+            f"{config.checkpoint_path} was trained with other settings:\n"
+            + "\n".join(differences)
+            + f"\ngive the same ones ({same}), or start anew without --checkpoint_path"
+        )
+
+
+def _introduce(
+    config: Config, data: ContrastiveDataModule, trainer: pl.Trainer, folder: Path, has_valid: bool
+) -> None:
+    if not trainer.is_global_zero:
+        return
+    end = f"{config.max_steps:,} steps" if config.max_steps else ""
+    epochs = f"{_max_epochs(config):,} epochs" if _max_epochs(config) > 0 else ""
+    log.info("run       %s", folder)
+    log.info(
+        "pretrain  %s on %s: %d clips, %d to validate, batch %d on %d %s, until %s",
+        config.encoder, config.dataset, len(data.train.clips), len(data.valid.clips),
+        config.batch_size, trainer.num_devices, trainer.accelerator.__class__.__name__,
+        " or ".join(filter(None, [end, epochs])),
+    )  # fmt: skip
+    if not has_valid:
+        log.warning("too few clips in the valid split: no validation loss and no best.ckpt")
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return (
+        f"saved {folder}/last.ckpt; to go on: python main.py --config {folder}/hparams.yaml "
+        f"--checkpoint_path {folder}/last.ckpt"
+    )
