@@ -1,5 +1,6 @@
 """Audio files to 16-bit mono PCM: decode anything, mix to mono, resample, round."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,10 @@ def decode(path: str | Path, sample_rate: int) -> Decoded:
     x, source_rate = _read_mono(path)
     if not np.isfinite(x).all():
         first = int(np.argmin(np.isfinite(x)))
-        raise AudioError(f"{path}: sample {first} ({first / source_rate:.2f} s) is not a number")
+        raise AudioError(
+            f"{path}: sample {first} ({first / source_rate:.2f} s) is not a finite number; "
+            "export the file again or remove it"
+        )
     if source_rate != sample_rate:
         x = soxr.resample(x, source_rate, sample_rate, quality="HQ")
     n_clamped = int(np.count_nonzero(np.abs(x) > 1))
@@ -71,9 +75,12 @@ def _check_readable(path: Path) -> None:
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise AudioError(
+            f"{path}: cannot be read: {error.strerror or error}; "
+            "put an audio file there that you may read"
+        ) from error
     if empty:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
+        raise AudioError(f"{path}: the file is empty (0 bytes); get it again or remove it")
 
 
 def _read_mono(path: Path) -> tuple[np.ndarray, int]:
@@ -93,7 +100,7 @@ def _read_mono(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:  # a name may hold any bytes
         n_promised, rate = file.frames, file.samplerate
         blocks = [block.mean(axis=1) for block in _blocks(file)]
     x = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
@@ -109,10 +116,11 @@ def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 def _read_with_av(path: Path) -> tuple[np.ndarray, int]:
     with av.open(str(path)) as container:
-        if not container.streams.audio:
+        stream = next(iter(container.streams.audio), None)
+        codec = stream and stream.codec_context  # None if it is a codec that FFmpeg does not know
+        if not codec or not codec.sample_rate:
             raise ValueError("there is no audio in it")
-        stream = container.streams.audio[0]
-        rate = stream.codec_context.sample_rate
+        rate = codec.sample_rate
         promised_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
         to_float = av.AudioResampler(format="fltp", rate=rate)
         frames = [f for frame in container.decode(stream) for f in to_float.resample(frame)]
@@ -123,7 +131,7 @@ def _read_with_av(path: Path) -> tuple[np.ndarray, int]:
 
 def _check_whole(path: Path, found_s: float, promised_s: float) -> None:
     if found_s == 0:
-        raise AudioError(f"{path}: there is no audio in it")
+        raise AudioError(f"{path}: there is no audio in it; get the file again or remove it")
     if found_s < promised_s - MAX_MISSING_S:
         raise AudioError(
             f"{path}: truncated or damaged: {found_s:.1f} of {promised_s:.1f} s could be decoded; "

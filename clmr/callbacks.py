@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from torch import Tensor
+from tqdm import tqdm
 
 from clmr.modules.contrastive_learning import TRAIN
 
@@ -86,3 +87,17 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
         metrics = super().get_metrics(trainer, module)
         return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+class EpochBar(Callback):
+    """One bar for all epochs, for training whose epochs are too short for a bar each."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar = tqdm(desc="training the head", total=trainer.max_epochs, unit=" epochs")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.set_postfix({k: f"{v:.4f}" for k, v in trainer.callback_metrics.items()}, False)
+        self.bar.update()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.close()

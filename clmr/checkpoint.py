@@ -61,9 +61,14 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         CheckpointError: There is no such file, or it holds no encoder that is known here.
     """
-    settings, weights = read_checkpoint(path)
-    encoder = lookup("encoder", ENCODERS, settings.get("encoder", CLMR_ENCODER))()
-    load_weights(encoder, _encoder_weights(weights), path)
+    return encoder_of(read_checkpoint(path), path)
+
+
+def encoder_of(checkpoint: Checkpoint, path: str | Path) -> Encoder:
+    """`load_encoder` for a checkpoint that was read from `path` already."""
+    name = checkpoint.settings.get("encoder", CLMR_ENCODER)
+    encoder = lookup("encoder", ENCODERS, name)()
+    load_weights(encoder, _encoder_weights(checkpoint.weights), path)
     return encoder.eval()
 
 

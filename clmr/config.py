@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from dataclasses import Field, asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,6 +15,7 @@ from clmr.errors import ConfigError
 from clmr.registry import did_you_mean
 
 CONFIG_FILE = Path(__file__).parents[1] / "config" / "config.yaml"
+SWITCH = "true, false, 1 or 0"
 
 
 def setting(
@@ -35,7 +37,7 @@ class Config:
     """All settings, flat. Each is a key of `config/config.yaml` and a flag of the scripts.
 
     Raises:
-        ConfigError: A value is outside its range.
+        ConfigError: A value is outside its range, or null where there has to be one.
     """
 
     # data
@@ -110,6 +112,9 @@ class Config:
 
 
 def _check_range(f: Field, value: Any) -> None:
+    if value is None and f.type in (bool, int, float, str):
+        expected = SWITCH if f.type is bool else f.type.__name__
+        raise ConfigError(f"{f.name}: expected {expected}, got null")
     limits = f.metadata
     if limits["choices"] and value not in limits["choices"]:
         raise ConfigError(f"{f.name}: got '{value}', allowed: {', '.join(limits['choices'])}")
@@ -144,7 +149,7 @@ def load_config(argv: list[str] | None = None) -> Config:
     parser = _parser()
     _refuse_unknown_names(parser, argv)
     try:
-        settings = parser.parse_args(argv)
+        settings = parser.parse_args(_files_first(argv))
     except ArgumentError as error:
         raise ConfigError(_in_our_words(str(error))) from error
     config = Config(**{f.name: settings[f.name] for f in fields(Config)})
@@ -172,8 +177,19 @@ def _switch(value: Any) -> bool:
     """Read a switch as CLMR's users write it: true/false or 1/0."""
     known = {"true": True, "1": True, "false": False, "0": False}
     if str(value).lower() not in known:
-        raise ValueError(f"expected true, false, 1 or 0, got {value}")
+        raise ValueError(f"expected {SWITCH}, got {value}")
     return known[str(value).lower()]
+
+
+def _files_first(argv: list[str]) -> list[str]:
+    """Move `--config` to the front: the flags win over files wherever they stand."""
+    files, flags, rest = [], [], iter(argv)
+    for word in rest:
+        if word == "--config":
+            files += [word, *islice(rest, 1)]
+        else:
+            (files if word.startswith("--config=") else flags).append(word)
+    return files + flags
 
 
 def _refuse_unknown_names(parser: ArgumentParser, argv: list[str]) -> None:
@@ -192,7 +208,7 @@ def _refuse_unknown_names(parser: ArgumentParser, argv: list[str]) -> None:
 
 def _refuse_unknown_keys(file: Path) -> None:
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"--config {file}: there is no such file") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -208,8 +224,8 @@ def _refuse_unknown_keys(file: Path) -> None:
 def _in_our_words(message: str) -> str:
     """Shorten the parser's message: `batch_size: expected int, got 1.5`."""
     key = re.search(r'Parser key "(\w+)"|argument --(\w+): invalid', message)
-    kinds = re.findall(r"Expected an? <class '(\w+)'>", message) or ["true, false, 1 or 0"]
-    got = re.search(r"(?:[Vv]alue|value): '?(.*?)'?$", message)
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", message) or [SWITCH]
+    got = re.search(r"(?:[Vv]alue:|, got) '?(.*?)'?$", message)
     if not (key and got):
         return message
     expected = " or ".join(kinds).replace("NoneType", "null")

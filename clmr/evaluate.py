@@ -2,42 +2,31 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-)
 
-from clmr.checkpoint import load_encoder, load_weights, read_checkpoint
+from clmr.allocator import keep_freed_memory
+from clmr.checkpoint import encoder_of, read_checkpoint
 from clmr.config import Config
 from clmr.datamodule import Split, check_audio_length, select_split
 from clmr.datasets import DATASETS, AudioDataset
 from clmr.device import choose_devices, torch_device
 from clmr.encoders import ENCODERS, Encoder, LogMelStatistics
 from clmr.errors import CheckpointError, ConfigError
-from clmr.features import Features, extract_features
-from clmr.metrics import TagScores, average_per_clip, tag_scores
+from clmr.features import extract_features
+from clmr.metrics import TagScores
 from clmr.modules import LinearEvaluation
 from clmr.preprocess import open_store
+from clmr.probe import fit_head, load_head, score
 from clmr.registry import lookup
 from clmr.rundir import run_dir
 from clmr.store import PcmStore, writing
 
 SPLITS = ("train", "valid", "test")
-PATIENCE = 10  # epochs without a better validation loss, as CLMR's early stopping
 ENCODE_BATCH = 64  # windows; no setting, as it changes no result
 METRICS_FILE = "metrics.json"
-HEAD_FILE = "head"
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +76,9 @@ def evaluate(config: Config) -> Evaluated:
         ClmrError: The settings, the dataset, its store or the checkpoint do not do.
     """
     encoder = _load(config)
-    choose_devices(config.accelerator, config.gpus)
+    accelerator, _ = choose_devices(config.accelerator, config.gpus)
+    if accelerator == "cpu":
+        keep_freed_memory()
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
     store, splits = _open(config, dataset)
     folder = run_dir(config.run_dir, f"eval-{config.dataset}")
@@ -96,8 +87,9 @@ def evaluate(config: Config) -> Evaluated:
     log.info("evaluate  %s on %s: %s clips", config.checkpoint_path, config.dataset, sizes)
     scores = {"pretrained": _probe(config, encoder, dataset.tags, store, splits, folder)}
     if config.baselines:
+        anew = replace(config, finetuner_checkpoint_path="")  # each feature space has its own head
         for name, baseline in _baselines(config).items():
-            scores[name] = _probe(config, baseline, dataset.tags, store, splits, folder / name)
+            scores[name] = _probe(anew, baseline, dataset.tags, store, splits, folder / name)
     result = Evaluated(folder, scores)
     _write_metrics(config, result)
     return result
@@ -108,7 +100,8 @@ def _load(config: Config) -> Encoder:
         raise CheckpointError(
             "there is no encoder to evaluate: give the last.ckpt of a run by --checkpoint_path"
         )
-    settings = read_checkpoint(config.checkpoint_path).settings
+    checkpoint = read_checkpoint(config.checkpoint_path)
+    settings = checkpoint.settings
     for name in ("encoder", "sample_rate"):
         wanted, found = getattr(config, name), settings.get(name, getattr(config, name))
         if wanted != found:
@@ -121,7 +114,7 @@ def _load(config: Config) -> Encoder:
             "the encoder was trained on crops of %d samples and is evaluated on windows of %d",
             settings["audio_length"], config.audio_length,
         )  # fmt: skip
-    encoder = load_encoder(config.checkpoint_path)
+    encoder = encoder_of(checkpoint, config.checkpoint_path)
     try:
         encoder.check_length(config.audio_length)
     except ValueError as error:
@@ -135,7 +128,8 @@ def _open(config: Config, dataset: AudioDataset) -> tuple[PcmStore, dict[str, Sp
         raise ConfigError(
             f"--dataset {config.dataset} has no labels to evaluate by: give another, as {labelled}"
         )
-    store, clips = open_store(config), dataset.clips()
+    clips = dataset.clips()
+    store = open_store(config, clips)
     check_audio_length(store, config.audio_length)
     splits = {name: select_split(store, clips, name, config.audio_length) for name in SPLITS}
     for name, split in splits.items():
@@ -181,56 +175,10 @@ def _probe(
     pl.seed_everything(config.seed, verbose=False)
     head = LinearEvaluation(config, encoder.n_features, tags)
     if config.finetuner_checkpoint_path:
-        weights = read_checkpoint(config.finetuner_checkpoint_path).weights
-        load_weights(head, weights, config.finetuner_checkpoint_path)
+        load_head(head, config.finetuner_checkpoint_path, tags)
     else:
-        _fit(config, head, features, accelerator, folder)
+        fit_head(config, head, features, accelerator, folder)
     return score(head, features["test"], tags)
-
-
-def _fit(
-    config: Config,
-    head: LinearEvaluation,
-    features: dict[str, Features],
-    accelerator: str,
-    folder: Path,
-) -> None:
-    """Train the head and leave it as it was at its best validation loss."""
-    if config.finetuner_standardize:
-        head.standardize(features["train"].h)
-    best = ModelCheckpoint(folder, HEAD_FILE, monitor="Valid/loss", enable_version_counter=False)
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_epochs=config.finetuner_max_epochs,
-        logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE)],
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-    )
-    trainer.fit(
-        head,
-        _batches(features["train"], config.finetuner_batch_size, shuffle=True),
-        _batches(features["valid"], config.finetuner_batch_size, shuffle=False),
-    )
-    load_weights(head, read_checkpoint(best.best_model_path).weights, best.best_model_path)
-
-
-def _batches(features: Features, batch_size: int, shuffle: bool) -> DataLoader:
-    """Windows with the labels of their clips: float32 `[B, F]`, uint8 `[B, C]`."""
-    labels = torch.from_numpy(features.labels[features.clip_of_window])
-    windows = TensorDataset(features.h, labels)
-    order = RandomSampler(windows) if shuffle else SequentialSampler(windows)
-    sampler = BatchSampler(order, batch_size, drop_last=False)
-    return DataLoader(windows, sampler=sampler, batch_size=None)
-
-
-@torch.inference_mode()
-def score(head: LinearEvaluation, features: Features, tags: tuple[str, ...]) -> TagScores:
-    """Score a split: mean over a clip's windows of the sigmoid, then metrics over the clips."""
-    scores = head.cpu().eval()(features.h).sigmoid().numpy().astype(np.float64)  # [K, C]
-    per_clip = average_per_clip(scores, features.clip_of_window, len(features.labels))
-    return tag_scores(features.labels, per_clip, tags)
 
 
 def _write_metrics(config: Config, result: Evaluated) -> None:

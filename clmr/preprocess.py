@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from clmr.config import Config
-from clmr.datasets import DATASETS
+from clmr.datasets import DATASETS, Clip
 from clmr.errors import StoreError
 from clmr.processes import map_unordered
 from clmr.registry import lookup
@@ -30,6 +30,7 @@ from clmr.store import (
 )
 
 FAILURES_FILE = "failures.csv"
+
 log = logging.getLogger(__name__)
 
 
@@ -76,8 +77,12 @@ def store_dir(config: Config) -> Path:
     return Path(config.dataset_dir) / "processed" / f"{config.dataset}-{config.sample_rate}"
 
 
-def open_store(config: Config) -> PcmStore:
+def open_store(config: Config, clips: list[Clip]) -> PcmStore:
     """Open the store, writing it first where there is none.
+
+    Args:
+        config: Settings.
+        clips: The dataset's clips, to notice those that came or changed after the store.
 
     Raises:
         StoreError: The store cannot be written, or is of another sample rate or dataset.
@@ -88,12 +93,13 @@ def open_store(config: Config) -> PcmStore:
         log.info("%s\n", preprocess(config))
     store = PcmStore(root)
     _check_same_kind(root, store.info, _info(config))
-    changed = sum(map(_has_changed, store.sources, [config.dataset_dir] * len(store)))
-    if changed:
+    changed = sum(_has_changed(source, config.dataset_dir) for source in store.sources)
+    new = len({clip.id for clip in clips} - set(store.ids) - _failed_ids(root))
+    if changed or new:
         log.warning(
-            "%d source files have changed since the store was written; to take them in, run: "
-            "python preprocess.py --dataset %s --dataset_dir %s",
-            changed, config.dataset, config.dataset_dir,
+            "%d files have changed and %d are new since the store was written; to take them in, "
+            "run: python preprocess.py --dataset %s --dataset_dir %s",
+            changed, new, config.dataset, config.dataset_dir,
         )  # fmt: skip
     return store
 
@@ -109,12 +115,12 @@ def preprocess(config: Config) -> Preprocessed:
         DatasetError: The dataset is not there.
         StoreError: The store cannot be written, or no clip at all was usable.
     """
-    started = time.monotonic()
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
     dataset.prepare()
+    started = time.monotonic()
+    sources = [Source.of(clip, dataset.dataset_dir) for clip in dataset.clips()]
     root, info = store_dir(config), _info(config)
     with _lock(root):
-        sources = [Source.of(clip, dataset.dataset_dir) for clip in dataset.clips()]
         tasks = list(plan_shards(root, info, sources))
         _check_no_other_store(root, info)
         notes = {task.number: note for task in tasks if (note := task.finished_note())}
@@ -180,6 +186,14 @@ def _has_changed(source: tuple[str, int, int], dataset_dir: str) -> bool:
     except OSError:
         return False
     return (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns)
+
+
+def _failed_ids(root: Path) -> set[str]:
+    path = root / FAILURES_FILE
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["id"] for row in csv.DictReader(file)}
 
 
 def _write_shards(tasks: list[ShardTask], n_workers: int, n_done: int) -> dict[int, dict]:

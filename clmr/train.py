@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from clmr.allocator import keep_freed_memory
 from clmr.callbacks import ProgressBar, SaveOnInterrupt, ThroughputLogger, ViewsLogger
 from clmr.checkpoint import read_checkpoint
 from clmr.config import Config
@@ -65,13 +66,16 @@ def train(config: Config) -> Trained:
         KeyboardInterrupt: Ctrl-C; `last.ckpt` is saved and the message says how to go on.
     """
     accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
+    if accelerator == "cpu":
+        keep_freed_memory()
     folder = _folder(config)
     _check_resumable(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = ContrastiveLearning(config)
     _check_crop(config, module)
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
-    data = ContrastiveDataModule(config, open_store(config), dataset.clips())
+    clips = dataset.clips()
+    data = ContrastiveDataModule(config, open_store(config, clips), clips)
     data.check_enough_clips(n_devices)
     has_valid = data.can_validate(n_devices)
 
