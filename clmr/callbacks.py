@@ -1,4 +1,4 @@
-"""What is watched during pretraining: throughput, the views to listen to, a way out by Ctrl-C."""
+"""What is watched during training, and the way out by Ctrl-C."""
 
 import time
 from pathlib import Path
@@ -6,10 +6,32 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
 from clmr.modules.contrastive_learning import TRAIN
+
+
+def board(folder: Path) -> TensorBoardLogger:
+    """TensorBoard's logger of a run, whose event file lies in the run's folder itself."""
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+class SettingsLogger(Callback):
+    """Show the settings of the run as a table, under TEXT.
+
+    Args:
+        settings: Values by name.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        rows = [f"| {name} | {value} |" for name, value in settings.items()]
+        self.table = "\n".join(["| setting | value |", "|---|---|", *rows])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            trainer.logger.experiment.add_text("settings", self.table, trainer.global_step)
 
 
 class ThroughputLogger(Callback):

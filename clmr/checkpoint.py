@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint, is damaged, or holds more than weights and settings: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{type(error).__name__} {str(error).partition(chr(10))[0]}"
         ) from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):

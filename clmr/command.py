@@ -12,7 +12,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def run(workflow: Callable[[Config], object], argv: list[str] | None = None) -> int:
-    """Run a workflow with the settings of the command line, and print what it returns.
+    """Run a workflow with the settings of the command line, and print what it returns if anything.
 
     Returns:
         Exit status: 0, or 1 after an error that the user can mend, or 130 after Ctrl-C.
@@ -23,7 +23,9 @@ def run(workflow: Callable[[Config], object], argv: list[str] | None = None) -> 
         logging.getLogger(chatty).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|simclr")
     try:
-        print(workflow(load_config(argv)))
+        result = workflow(load_config(argv))
+        if result is not None:
+            print(result)
     except ClmrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -41,9 +41,10 @@ def select_split(store: PcmStore, clips: list[Clip], split: str, audio_length: i
             len(there) - len(usable), len(there), split, audio_length,
         )  # fmt: skip
     labels = [clip.labels if clip.labels is not None else [] for clip in usable]
+    n_tags = len(labels[0]) if labels else 0
     return Split(
         clips=np.array([number[clip.id] for clip in usable], dtype=np.int64),
-        labels=np.array(labels, dtype=np.uint8).reshape(len(usable), -1),
+        labels=np.array(labels, dtype=np.uint8).reshape(len(usable), n_tags),
     )
 
 

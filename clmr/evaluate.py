@@ -8,6 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from clmr.allocator import keep_freed_memory
+from clmr.callbacks import board
 from clmr.checkpoint import encoder_of, read_checkpoint
 from clmr.config import Config
 from clmr.datamodule import Split, check_audio_length, select_split
@@ -178,7 +179,13 @@ def _probe(
         load_head(head, config.finetuner_checkpoint_path, tags)
     else:
         fit_head(config, head, features, accelerator, folder)
-    return score(head, features["test"], tags)
+    scores = score(head, features["test"], tags)
+    logger = board(folder)
+    logger.log_hyperparams(
+        config.to_dict(), {"Test/roc_auc": scores.roc_auc, "Test/pr_auc": scores.pr_auc}
+    )
+    logger.finalize("success")
+    return scores
 
 
 def _write_metrics(config: Config, result: Evaluated) -> None:

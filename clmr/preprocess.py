@@ -4,10 +4,13 @@ import csv
 import json
 import logging
 import os
+import shlex
 import time
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -92,14 +95,13 @@ def open_store(config: Config, clips: list[Clip]) -> PcmStore:
         log.info("no finished PCM store at %s: preprocessing first", root)
         log.info("%s\n", preprocess(config))
     store = PcmStore(root)
-    _check_same_kind(root, store.info, _info(config))
+    _check_same_kind(root, store.info, config)
     changed = sum(_has_changed(source, config.dataset_dir) for source in store.sources)
     new = len({clip.id for clip in clips} - set(store.ids) - _failed_ids(root))
     if changed or new:
         log.warning(
             "%d files have changed and %d are new since the store was written; to take them in, "
-            "run: python preprocess.py --dataset %s --dataset_dir %s",
-            changed, new, config.dataset, config.dataset_dir,
+            "run: %s", changed, new, _command(config),
         )  # fmt: skip
     return store
 
@@ -120,9 +122,9 @@ def preprocess(config: Config) -> Preprocessed:
     started = time.monotonic()
     sources = [Source.of(clip, dataset.dataset_dir) for clip in dataset.clips()]
     root, info = store_dir(config), _info(config)
-    with _lock(root):
+    with _lock(root), _explained(root):
         tasks = list(plan_shards(root, info, sources))
-        _check_no_other_store(root, info)
+        _check_no_other_store(root, config)
         notes = {task.number: note for task in tasks if (note := task.finished_note())}
         todo = [task for task in tasks if task.number not in notes]
         n_workers = min(config.workers or os.cpu_count() or 1, max(len(todo), 1))
@@ -136,6 +138,14 @@ def preprocess(config: Config) -> Preprocessed:
 
 def _info(config: Config) -> StoreInfo:
     return StoreInfo(config.dataset, config.sample_rate, min_samples=config.audio_length)
+
+
+def _command(config: Config) -> str:
+    """The command line that writes this very store."""
+    settings, usual = config.to_dict(), Config().to_dict()
+    keys = ("dataset", "dataset_dir", "store_dir", "sample_rate", "audio_length")
+    flags = {f"--{key}": str(settings[key]) for key in keys if settings[key] != usual[key]}
+    return shlex.join(["python", "preprocess.py", *chain.from_iterable(flags.items())])
 
 
 def _n_clips(tasks: list[ShardTask]) -> int:
@@ -158,23 +168,36 @@ def _lock(root: Path) -> AbstractContextManager:
         ) from error
 
 
-def _check_no_other_store(root: Path, info: StoreInfo) -> None:
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """Say what to do when the disk is full or gone."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{root}: writing stopped ({error.strerror or error}): finished shards are kept; make "
+            "room or give another --store_dir, and run the same command again"
+        ) from error
+
+
+def _check_no_other_store(root: Path, config: Config) -> None:
     """Refuse to overwrite the store of another dataset or sample rate."""
     for note_path in sorted(root.glob("shard-*.json"))[:1]:
         try:
             plan = json.loads(note_path.read_text(encoding="utf-8"))["plan"]
-            found = StoreInfo(**{key: plan[key] for key in asdict(info)})
+            found = StoreInfo(**{f.name: plan[f.name] for f in fields(StoreInfo)})
         except (ValueError, KeyError, TypeError):
             return
-        _check_same_kind(root, found, info)
+        _check_same_kind(root, found, config)
 
 
-def _check_same_kind(root: Path, found: StoreInfo, wanted: StoreInfo) -> None:
-    if (found.dataset, found.sample_rate) != (wanted.dataset, wanted.sample_rate):
+def _check_same_kind(root: Path, found: StoreInfo, config: Config) -> None:
+    if (found.dataset, found.sample_rate) != (config.dataset, config.sample_rate):
         raise StoreError(
-            f"{root} holds {found.dataset} at {found.sample_rate} Hz, not {wanted.dataset} at "
-            f"{wanted.sample_rate} Hz: give another --store_dir and run: python preprocess.py "
-            f"--dataset {wanted.dataset} --sample_rate {wanted.sample_rate}"
+            f"{root} holds {found.dataset} at {found.sample_rate} Hz, not {config.dataset} at "
+            f"{config.sample_rate} Hz. Leave --store_dir out or give another, and run: python "
+            f"preprocess.py --dataset {config.dataset} --dataset_dir {config.dataset_dir} "
+            f"--sample_rate {config.sample_rate}"
         )
 
 
@@ -197,11 +220,12 @@ def _failed_ids(root: Path) -> set[str]:
 
 
 def _write_shards(tasks: list[ShardTask], n_workers: int, n_done: int) -> dict[int, dict]:
-    n_clips, notes = _n_clips(tasks), {}
-    results = map_unordered(write_shard, tasks, n_workers)
-    bar = tqdm(desc="decoding", total=n_done + n_clips, initial=n_done, unit=" clips")
+    total, notes = n_done + _n_clips(tasks), {}
     try:
-        with bar:
+        with (
+            closing(map_unordered(write_shard, tasks, n_workers)) as results,
+            tqdm(desc="decoding", total=total, initial=n_done, unit=" clips") as bar,
+        ):
             for task, note in results:
                 notes[task.number] = note
                 bar.update(len(task.sources))
@@ -213,11 +237,6 @@ def _write_shards(tasks: list[ShardTask], n_workers: int, n_done: int) -> dict[i
         raise StoreError(
             "a decoding process died, perhaps for want of memory: finished shards are kept, run "
             "the same command again, with fewer --workers"
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{tasks[0].root}: writing stopped ({error.strerror or error}): finished shards are "
-            "kept; make room or give another --store_dir, and run the same command again"
         ) from error
     return notes
 

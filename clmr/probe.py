@@ -6,7 +6,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -15,7 +14,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from clmr.callbacks import EpochBar
+from clmr.callbacks import EpochBar, board
 from clmr.checkpoint import load_weights, read_checkpoint
 from clmr.config import Config
 from clmr.errors import CheckpointError
@@ -58,7 +57,7 @@ def fit_head(
         accelerator=accelerator,
         devices=1,
         max_epochs=config.finetuner_max_epochs,
-        logger=TensorBoardLogger(folder, name="", version=""),
+        logger=board(folder),
         callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar()],
         enable_progress_bar=False,
         num_sanity_val_steps=0,

@@ -120,13 +120,13 @@ class PcmStore:
             what = "an unfinished PCM store" if any(self.root.glob("shard-*")) else "no PCM store"
             raise StoreError(f"{what} at {self.root}: run preprocess.py with the same settings")
         try:
-            index = pq.read_table(path)
+            index = pq.read_table(path).select(SCHEMA.names)
             metadata = {k.decode(): v.decode() for k, v in (index.schema.metadata or {}).items()}
             version = int(metadata["format_version"])
             self.info = StoreInfo(
                 metadata["dataset"], int(metadata["sample_rate"]), int(metadata["min_samples"])
             )
-        except (pa.ArrowException, KeyError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise StoreError(
                 f"{path} is not the index of a PCM store ({error}): remove the folder and run "
                 "preprocess.py again"

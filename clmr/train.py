@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from clmr.allocator import keep_freed_memory
-from clmr.callbacks import ProgressBar, SaveOnInterrupt, ThroughputLogger, ViewsLogger
+from clmr.callbacks import (
+    ProgressBar,
+    SaveOnInterrupt,
+    SettingsLogger,
+    ThroughputLogger,
+    ViewsLogger,
+    board,
+)
 from clmr.checkpoint import read_checkpoint
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
@@ -42,12 +48,13 @@ class Trained:
     best: Path | None
     best_valid_loss: float | None
     n_steps: int
-    n_epochs: int
     clips_per_second: float | None
 
     def __str__(self) -> str:
-        speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else ""
-        lines = [f"trained   {self.n_steps:,} steps, {self.n_epochs:,} epochs{speed}"]
+        speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else (
+            " already: raise --max_steps or --max_epochs to go on"
+        )
+        lines = [f"trained   {self.n_steps:,} steps{speed}"]
         if self.best:
             lines.append(f"best      {self.best} (validation loss {self.best_valid_loss:.4f})")
         lines += [
@@ -58,8 +65,11 @@ class Trained:
         return "\n".join(lines)
 
 
-def train(config: Config) -> Trained:
+def train(config: Config) -> Trained | None:
     """Pretrain on a dataset, preprocessing it first where that has not been done.
+
+    Returns:
+        What came of it; None on all devices but the first.
 
     Raises:
         ClmrError: The settings, the dataset, its store or the checkpoint to resume from do not do.
@@ -77,12 +87,10 @@ def train(config: Config) -> Trained:
     clips = dataset.clips()
     data = ContrastiveDataModule(config, open_store(config, clips), clips)
     data.check_enough_clips(n_devices)
-    has_valid = data.can_validate(n_devices)
 
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     best = ModelCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
     throughput, interrupt = ThroughputLogger(), SaveOnInterrupt(folder / "last.ckpt")
-    watching = [ProgressBar(), throughput, ViewsLogger(), LearningRateMonitor("step"), interrupt]
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=n_devices,
@@ -90,35 +98,42 @@ def train(config: Config) -> Trained:
         use_distributed_sampler=False,  # CropSampler gives every device its part
         max_epochs=_max_epochs(config),
         max_steps=config.max_steps or -1,
-        logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[*watching, last, *([best] if has_valid else [])],
+        logger=board(folder),
+        callbacks=[
+            SettingsLogger(config.to_dict()),
+            LearningRateMonitor("step"),
+            throughput,
+            ViewsLogger(),
+            ProgressBar(),
+            interrupt,
+            last,
+            *([best] if data.can_validate(n_devices) else []),
+        ],
         log_every_n_steps=config.log_every_n_steps,
-        limit_val_batches=None if has_valid else 0,
+        limit_val_batches=None if data.can_validate(n_devices) else 0,
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    _introduce(config, data, trainer, folder, has_valid)
+    _introduce(config, data, trainer, folder)
     try:
         trainer.fit(module, data, ckpt_path=config.checkpoint_path or None, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C
         if interrupt.interrupted:
             raise KeyboardInterrupt(_how_to_go_on(folder)) from None
         raise
-    return Trained(
-        run_dir=folder,
-        last=folder / "last.ckpt",
-        best=folder / "best.ckpt" if best.best_model_path else None,
-        best_valid_loss=float(best.best_model_score) if best.best_model_path else None,
-        n_steps=trainer.global_step,
-        n_epochs=trainer.current_epoch,
-        clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
-    )
+    return _summary(folder, trainer, best, throughput) if trainer.is_global_zero else None
 
 
 def _folder(config: Config) -> Path:
-    """A resumed run stays in its folder."""
+    """The run's folder: a resumed run stays in its own, a new one never writes over another."""
     resumed = str(Path(config.checkpoint_path).parent) if config.checkpoint_path else ""
-    return run_dir(config.run_dir or resumed, f"pretrain-{config.dataset}")
+    folder = run_dir(config.run_dir or resumed, f"pretrain-{config.dataset}")
+    if not config.checkpoint_path and (folder / "last.ckpt").exists():
+        raise ConfigError(
+            f"--run_dir {folder} holds a run already: go on with it by --checkpoint_path "
+            f"{folder}/last.ckpt, or give another --run_dir"
+        )
+    return folder
 
 
 def _max_epochs(config: Config) -> int:
@@ -162,21 +177,35 @@ def _check_resumable(config: Config) -> None:
 
 
 def _introduce(
-    config: Config, data: ContrastiveDataModule, trainer: pl.Trainer, folder: Path, has_valid: bool
+    config: Config, data: ContrastiveDataModule, trainer: pl.Trainer, folder: Path
 ) -> None:
     if not trainer.is_global_zero:
         return
-    end = f"{config.max_steps:,} steps" if config.max_steps else ""
-    epochs = f"{_max_epochs(config):,} epochs" if _max_epochs(config) > 0 else ""
+    limits = {"steps": config.max_steps or -1, "epochs": _max_epochs(config)}
+    ends = [f"{limit:,} {unit}" for unit, limit in limits.items() if limit > 0]
     log.info("run       %s", folder)
     log.info(
         "pretrain  %s on %s: %d clips, %d to validate, batch %d on %d %s, until %s",
         config.encoder, config.dataset, len(data.train.clips), len(data.valid.clips),
-        config.batch_size, trainer.num_devices, trainer.accelerator.__class__.__name__,
-        " or ".join(filter(None, [end, epochs])),
+        config.batch_size, trainer.world_size, trainer.accelerator.name().upper(),
+        " or ".join(ends),
     )  # fmt: skip
-    if not has_valid:
+    if not data.can_validate(trainer.world_size):
         log.warning("too few clips in the valid split: no validation loss and no best.ckpt")
+
+
+def _summary(
+    folder: Path, trainer: pl.Trainer, best: ModelCheckpoint, throughput: ThroughputLogger
+) -> Trained:
+    validated = bool(best.best_model_path)
+    return Trained(
+        run_dir=folder,
+        last=folder / "last.ckpt",
+        best=folder / "best.ckpt" if validated else None,
+        best_valid_loss=float(best.best_model_score) if validated else None,
+        n_steps=trainer.global_step,
+        clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
+    )
 
 
 def _how_to_go_on(folder: Path) -> str:

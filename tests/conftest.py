@@ -1,7 +1,8 @@
-"""What several test files need: sound of a known frequency on disk, and a process without rights."""
+"""What several test files need: tones on disk, and a process without rights."""
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ def unprivileged(tmp_path: Path) -> Callable[..., Any]:
                 answer.send(pytest.skip.Exception(f"root cannot become nobody: {error}"))
                 return
         try:
-            answer.send(function(*args))
+            result = function(*args)
         except Exception as error:
-            answer.send(error)
+            result = error
+        answer.send_bytes(pickle.dumps(result))  # a tensor by `send` would come as a shared file
 
     def call(function: Callable[..., Any], *args: Any) -> Any:
         tmp_path.chmod(0o777)

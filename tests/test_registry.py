@@ -51,7 +51,12 @@ def test_the_default_settings_are_in_the_registries():
 
 
 def test_every_augmentation_has_its_probability_in_the_settings_and_no_other_has():
-    # The order is that of the chain: Spijkervet & Burgoyne 2021, arXiv:2103.09410, section 3.2,
-    # with the filter, pitch and reverb yet to come.
     names = [name.removeprefix("transforms_") for name in vars(Config()) if "transforms" in name]
-    assert names == list(AUGMENTATIONS) == ["polarity", "noise", "gain", "delay"]
+    assert names == list(AUGMENTATIONS)
+
+
+def test_the_chain_is_in_the_order_of_the_paper():
+    # Spijkervet & Burgoyne 2021, arXiv:2103.09410, section 3.2, without the crop, which is first.
+    order = ["polarity", "noise", "gain", "filter", "delay", "pitch", "reverb"]
+    places = [order.index(name) for name in AUGMENTATIONS if name in order]
+    assert places == sorted(places)

@@ -1,0 +1,371 @@
+"""Pretraining, in short runs on a folder of a few files."""
+
+import logging
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from fixtures_runs import SAMPLE_RATE, TRAIN, VALID, config_of, curve, events_of, settings
+from fixtures_runs import write_music as write
+
+from clmr.command import run
+from clmr.config import load_config
+from clmr.errors import CheckpointError, ConfigError
+from clmr.train import train
+
+ROOT = Path(__file__).parents[1]
+STEPS_IN_EPOCH = len(TRAIN) // 3
+PLAIN = (str, int, float, bool, type(None))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """So that sums are taken in the same order in every run."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with music, where the store and the runs will be."""
+    home = tmp_path_factory.mktemp("home")
+    write(home / "music", TRAIN + VALID)
+    return home
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """A run of three epochs."""
+    return train(config_of(home, max_epochs=3, run_dir=home / "whole"))
+
+
+@pytest.fixture(scope="module")
+def half(home):
+    """The same run, stopped after two epochs."""
+    return train(config_of(home, max_epochs=2, run_dir=home / "half"))
+
+
+@pytest.fixture(scope="module")
+def resumed(home, half):
+    """That run, resumed to the end of the third epoch; its folder is not named again."""
+    return train(config_of(home, max_epochs=3, checkpoint_path=half.last))
+
+
+@pytest.fixture
+def no_fit(monkeypatch):
+    """Everything but the training itself."""
+    monkeypatch.setattr(pl.Trainer, "fit", lambda *args, **kwargs: None)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def weights(trained):
+    return load(trained.last)["state_dict"]
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def environment():
+    """Of a process that finds the package, and computes on one thread as these tests do."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+# What a run leaves behind.
+
+
+def test_the_loss_is_logged_at_every_step_and_starts_near_chance(home, whole):
+    n_steps = 3 * STEPS_IN_EPOCH
+    loss = curve(home / "whole", "Train/loss_step")
+    assert sorted(loss) == list(range(n_steps))
+    assert whole.n_steps == n_steps
+    # Cosines of projections are in [-1, 1], so that the loss of 2B views at temperature t is
+    # within 2 / t of chance, log(2B - 1).
+    assert all(abs(value - math.log(2 * 3 - 1)) < 2 / 0.5 for value in loss.values())
+    by_epoch = curve(home / "whole", "Train/loss_epoch")
+    means = [
+        sum(loss[step] for step in range(first, first + STEPS_IN_EPOCH)) / STEPS_IN_EPOCH
+        for first in range(0, n_steps, STEPS_IN_EPOCH)
+    ]
+    assert list(by_epoch.values()) == pytest.approx(means, rel=1e-5)
+
+
+def test_learning_rate_throughput_and_validation_loss_are_logged(home, whole):
+    rate = curve(home / "whole", "lr-Adam")
+    assert list(rate.values()) == pytest.approx([3e-4] * 3 * STEPS_IN_EPOCH)
+    throughput = curve(home / "whole", "Train/clips_per_second")
+    assert len(throughput) == 3 * STEPS_IN_EPOCH
+    assert min(throughput.values()) > 0
+    assert len(curve(home / "whole", "Valid/loss")) == 3
+
+
+def test_the_views_can_be_heard(home, whole):
+    events = events_of(home / "whole")
+    for name in ("views/i", "views/j"):
+        sounds = events.Audio(name)
+        assert [sound.step for sound in sounds] == [0, STEPS_IN_EPOCH, 2 * STEPS_IN_EPOCH]
+        assert {sound.sample_rate for sound in sounds} == {SAMPLE_RATE}
+        assert {sound.length_frames for sound in sounds} == {59_049}
+    assert events.Audio("views/i")[0].encoded_audio_string != (
+        events.Audio("views/j")[0].encoded_audio_string
+    )
+
+
+def test_the_settings_are_shown_and_can_be_given_again(home, whole):
+    (text,) = events_of(home / "whole").Tensors("settings/text_summary")
+    table = text.tensor_proto.string_val[0].decode()
+    config = config_of(home, max_epochs=3, run_dir=home / "whole")
+    for name, value in config.to_dict().items():
+        assert f"| {name} | {value} |" in table
+    assert load_config(["--config", str(home / "whole" / "hparams.yaml")]) == config
+
+
+def test_the_last_and_the_best_checkpoint_are_kept(home, whole):
+    assert whole.last == home / "whole" / "last.ckpt"
+    assert whole.best == home / "whole" / "best.ckpt"
+    assert load(whole.last)["global_step"] == 3 * STEPS_IN_EPOCH
+    valid = curve(home / "whole", "Valid/loss")
+    assert whole.best_valid_loss == pytest.approx(min(valid.values()), rel=1e-6)
+    best_step = min(valid, key=valid.get)
+    assert load(whole.best)["global_step"] == best_step + 1
+
+
+def test_a_checkpoint_holds_plain_values_and_the_settings(home, whole):
+    checkpoint = load(whole.last)  # refuses whatever is no tensor and no plain value
+    config = config_of(home, max_epochs=3, run_dir=home / "whole")
+    assert checkpoint["hyper_parameters"] == config.to_dict()
+    assert all(type(value) in PLAIN for value in checkpoint["hyper_parameters"].values())
+
+
+def test_training_changes_every_weight(home, whole, half):
+    before, after = weights(half), weights(whole)
+    assert [name for name in after if torch.equal(before[name], after[name])] == []
+
+
+def test_the_summary_says_what_was_done_and_what_comes_next(whole):
+    lines = str(whole).splitlines()
+    assert re.fullmatch(rf"trained   {3 * STEPS_IN_EPOCH} steps, [\d,.]+ clips/s", lines[0])
+    assert f"best      {whole.best} (validation loss {whole.best_valid_loss:.4f})" in lines
+    assert f"last      {whole.last}" in lines
+    assert f"curves    tensorboard --logdir {whole.run_dir}" in lines
+    assert lines[-1] == f"next      python linear_evaluation.py --checkpoint_path {whole.last}"
+
+
+# Resuming.
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(whole, resumed):
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_resumed_run_goes_on_in_its_folder_at_its_step(home, half, whole, resumed):
+    assert resumed.run_dir == half.run_dir
+    assert resumed.last == half.last
+    found = curve(home / "half", "Train/loss_step")
+    assert found == curve(home / "whole", "Train/loss_step")
+    assert load(resumed.last)["epoch"] == load(whole.last)["epoch"]
+
+
+def test_a_resumed_run_keeps_the_state_of_its_optimizer(whole, resumed):
+    expected, found = (load(run.last)["optimizer_states"][0] for run in (whole, resumed))
+    assert {state["step"].item() for state in found["state"].values()} == {3 * STEPS_IN_EPOCH}
+    for state, other in zip(found["state"].values(), expected["state"].values(), strict=True):
+        assert torch.equal(state["exp_avg_sq"], other["exp_avg_sq"])
+
+
+def test_resuming_a_run_that_is_done_says_what_to_raise(home, resumed):
+    before = weights(resumed)
+    again = train(config_of(home, max_epochs=3, checkpoint_path=resumed.last))
+    assert again.n_steps == 3 * STEPS_IN_EPOCH
+    assert "already: raise --max_steps or --max_epochs" in str(again)
+    assert same(weights(again), before)
+
+
+def test_resuming_with_other_settings_is_refused_and_lists_them(home, whole):
+    changed = {"temperature": 0.1, "batch_size": 2, "seed": 1}
+    free = {"max_epochs": 9, "log_every_n_steps": 5, "finetuner_mlp": 1}
+    config = config_of(home, checkpoint_path=whole.last, **changed, **free)
+    with pytest.raises(CheckpointError) as error:
+        train(config)
+    listed = re.findall(r"^  --(\w+): (.*) in the checkpoint, (.*) now$", str(error.value), re.M)
+    assert sorted(listed) == [
+        ("batch_size", "3", "2"), ("seed", "42", "1"), ("temperature", "0.5", "0.1"),
+    ]  # fmt: skip
+    assert f"--config {home}/whole/hparams.yaml" in str(error.value)
+
+
+def test_resuming_from_a_checkpoint_of_another_program_is_refused(home, tmp_path):
+    torch.save({"encoder.sequential.0.0.weight": torch.zeros(128, 1, 3)}, tmp_path / "clmr.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of main.py"):
+        train(config_of(home, checkpoint_path=tmp_path / "clmr.pt"))
+
+
+def test_resuming_from_a_file_that_is_not_there_is_refused(home):
+    with pytest.raises(CheckpointError, match=re.escape("no checkpoint nowhere/last.ckpt")):
+        train(config_of(home, checkpoint_path="nowhere/last.ckpt"))
+
+
+def test_a_new_run_never_writes_over_another(home, whole):
+    before = weights(whole)
+    with pytest.raises(ConfigError, match=re.escape(f"--checkpoint_path {whole.last}")):
+        train(config_of(home, max_epochs=1, run_dir=whole.run_dir))
+    assert same(weights(whole), before)
+
+
+# How long, and how it is seeded.
+
+
+@pytest.fixture(scope="module")
+def one_step(home):
+    return train(config_of(home, max_steps=1, run_dir=home / "one-step"))
+
+
+def test_max_steps_ends_within_an_epoch_and_the_last_step_is_kept(one_step):
+    assert STEPS_IN_EPOCH > 1
+    assert one_step.n_steps == 1
+    assert load(one_step.last)["global_step"] == 1
+
+
+def test_max_steps_and_max_epochs_end_the_run_whichever_comes_first(home):
+    by_steps = train(config_of(home, max_steps=1, max_epochs=3, run_dir=home / "by-steps"))
+    assert by_steps.n_steps == 1
+    by_epochs = train(config_of(home, max_steps=99, max_epochs=1, run_dir=home / "by-epochs"))
+    assert by_epochs.n_steps == STEPS_IN_EPOCH
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({}, "until 200 epochs"),
+        ({"max_steps": 1500}, "until 1,500 steps"),
+        ({"max_epochs": 7}, "until 7 epochs"),
+        ({"max_steps": 15, "max_epochs": 7}, "until 15 steps or 7 epochs"),
+    ],
+)
+@pytest.mark.usefixtures("no_fit", "whole")
+def test_it_says_at_the_start_when_it_will_end(home, limits, said, caplog, tmp_path):
+    with caplog.at_level(logging.INFO, "clmr"):
+        train(config_of(home, run_dir=tmp_path / "run", **limits))
+    (line,) = (line for line in caplog.messages if line.startswith("pretrain"))
+    assert line.endswith(said)
+    assert f"{len(TRAIN)} clips, {len(VALID)} to validate, batch 3 on 1 CPU" in line
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others(home, one_step):
+    again = train(config_of(home, max_steps=1, run_dir=home / "again"))
+    other = train(config_of(home, max_steps=1, run_dir=home / "other", seed=43))
+    assert same(weights(again), weights(one_step))
+    assert not same(weights(other), weights(one_step))
+
+
+def test_loading_in_other_processes_changes_nothing(home, one_step):
+    with_workers = train(config_of(home, max_steps=1, run_dir=home / "workers", workers=1))
+    assert same(weights(with_workers), weights(one_step))
+
+
+# Data that is not there, or not enough.
+
+
+def test_it_preprocesses_where_that_has_not_been_done_and_says_so(tmp_path, capsys, caplog):
+    write(tmp_path / "music", TRAIN[:2])
+    argv = settings(tmp_path, max_steps=1, run_dir=tmp_path / "run")
+    with caplog.at_level(logging.INFO, "clmr"):
+        assert run(train, argv) == 0
+    assert f"no finished PCM store at {tmp_path}/store: preprocessing first" in caplog.messages
+    assert (tmp_path / "store" / "index.parquet").is_file()
+    # Neither is there a file to validate on, nor a batch of three.
+    assert "too few clips in the valid split: no validation loss and no best.ckpt" in caplog.text
+    assert "2 clips to train on are fewer than a batch of 3" in caplog.text
+    assert not (tmp_path / "run" / "best.ckpt").exists()
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    summary = capsys.readouterr().out
+    assert "trained   1 steps" in summary
+    assert "best" not in summary
+
+
+def test_one_clip_alone_is_refused(tmp_path):
+    write(tmp_path / "music", TRAIN[:1])
+    with pytest.raises(ConfigError, match="1 clips to train on .*: contrast needs two"):
+        train(config_of(tmp_path, run_dir=tmp_path / "run"))
+
+
+def test_a_batch_of_one_clip_is_refused(home, whole):
+    with pytest.raises(ConfigError, match="--batch_size 1 has no second clip"):
+        train(config_of(home, batch_size=1, run_dir=home / "batch-1"))
+
+
+@pytest.mark.parametrize("kind", ["dataset", "encoder", "loss"])
+def test_an_unknown_name_is_refused_with_those_that_there_are(home, kind, capsys):
+    assert run(train, settings(home, **{kind: "nothing"})) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: unknown {kind} 'nothing'")
+    assert "known: " in err
+
+
+def test_a_crop_that_is_too_short_for_the_encoder_is_refused(home, capsys):
+    assert run(train, settings(home, audio_length=59_048)) == 1
+    assert "at least 59049 samples, got 59048" in capsys.readouterr().err
+
+
+def test_more_gpus_than_there_are_is_refused(home, capsys):
+    assert run(train, settings(home, accelerator="gpu", gpus=99)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: --gpus 99")
+    assert len(err.splitlines()) == 1
+
+
+# Processes of their own.
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_that_works(home, whole):
+    run_dir = home / "interrupted"
+    argv = settings(home, max_epochs=500, run_dir=run_dir)
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *argv],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not (run_dir / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "trained" not in out
+    assert "Traceback" not in err
+    stopped_at = load(run_dir / "last.ckpt")["global_step"]
+    assert stopped_at >= STEPS_IN_EPOCH
+    said = re.search(rf"interrupted: saved {run_dir}/last\.ckpt; to go on: (.*)", err)[1]
+    program, script, *how = shlex.split(said)
+    assert (program, script) == ("python", "main.py")
+    assert run(train, [*how, "--max_steps", str(stopped_at + 1)]) == 0
+    assert load(run_dir / "last.ckpt")["global_step"] == stopped_at + 1
+
+
+def test_two_processes_train_together_and_speak_once(home, whole):
+    run_dir = home / "two"
+    argv = settings(home, gpus=2, max_steps=2, run_dir=run_dir)
+    done = subprocess.run(
+        [sys.executable, "main.py", *argv],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in ("trained   2 steps", "curves    ", "next      "):
+        assert len(re.findall(line, done.stdout)) == 1
+    assert len(re.findall("^pretrain .* batch 3 on 2 CPU", done.stderr, re.M)) == 1
+    assert load(run_dir / "last.ckpt")["global_step"] == 2
+    assert sorted(curve(run_dir, "Train/loss_step")) == [0, 1]
