@@ -24,8 +24,8 @@ lint: $(INSTALLED)
 # The mark is set last, so that an install that was interrupted is done again.
 $(INSTALLED): requirements.txt setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps -e .
 	touch $(INSTALLED)
 
 clean:

@@ -1,6 +1,5 @@
 """Checkpoints: ours, and those that users of CLMR already have."""
 
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +10,15 @@ from clmr.encoders import ENCODERS, Encoder
 from clmr.errors import CheckpointError
 from clmr.registry import lookup
 
-# Where encoder weights are kept: by Lightning (ours and CLMR's second release), by CLMR's first.
-ENCODER_PREFIXES = ("model.encoder.", "encoder.")
+# Where encoder weights are kept: by Lightning (ours and CLMR's second release), by CLMR's first,
+# and in the state of an encoder itself.
+ENCODER_PREFIXES = ("model.encoder.", "encoder.", "")
 CLMR_ENCODER = "sample_cnn"  # the only one of the released checkpoints, which do not name it
+# Lightning before 1.5, as of CLMR's second release, keeps the state of callbacks by their class.
+CALLBACK_CLASSES = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+)
 MAX_KEYS_SHOWN = 10
 
 
@@ -36,9 +41,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"there is no checkpoint {path}: give the last.ckpt of a run by --checkpoint_path, "
             "or make one with main.py"
         )
+    no_code = [(object, name) for name in CALLBACK_CLASSES]  # stands for them, and does nothing
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        with torch.serialization.safe_globals(no_code):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can lead the unpickler into any
         raise CheckpointError(
             f"{path} is not a checkpoint, is damaged, or holds more than weights and settings: "
             f"{type(error).__name__} {str(error).partition(chr(10))[0]}"
@@ -108,4 +115,4 @@ def _encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         }
         if found:
             return found
-    return weights
+    return {}

@@ -1,5 +1,6 @@
 """What the scripts share: settings in, a summary or one clear error out."""
 
+import io
 import logging
 import sys
 import warnings
@@ -17,6 +18,8 @@ def run(workflow: Callable[[Config], object], argv: list[str] | None = None) -> 
     Returns:
         Exit status: 0, or 1 after an error that the user can mend, or 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("clmr").setLevel(logging.INFO)
     for chatty in ("pytorch_lightning", "lightning_fabric"):

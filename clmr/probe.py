@@ -16,6 +16,7 @@ from torch.utils.data import (
 
 from clmr.callbacks import EpochBar, board
 from clmr.checkpoint import load_weights, read_checkpoint
+from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.errors import CheckpointError
 from clmr.features import Features
@@ -60,6 +61,7 @@ def fit_head(
         logger=board(folder),
         callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar()],
         enable_progress_bar=False,
+        plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )

@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
         ("shard", pa.int32()),
         ("offset", pa.int64()),  # [samples] from the start of the shard
         ("n_samples", pa.int64()),
-        ("n_clamped", pa.int64()),  # samples beyond full scale in the source
+        ("n_clamped", pa.int64()),  # samples beyond full scale, after resampling
         ("source", pa.string()),
         ("size", pa.int64()),  # [bytes] of the source
         ("mtime_ns", pa.int64()),  # of the source
@@ -120,7 +120,8 @@ class PcmStore:
             what = "an unfinished PCM store" if any(self.root.glob("shard-*")) else "no PCM store"
             raise StoreError(f"{what} at {self.root}: run preprocess.py with the same settings")
         try:
-            index = pq.read_table(path).select(SCHEMA.names)
+            with path.open("rb") as file:  # by its name, pyarrow opens a UTF-8 one only
+                index = pq.read_table(file).select(SCHEMA.names)
             metadata = {k.decode(): v.decode() for k, v in (index.schema.metadata or {}).items()}
             version = int(metadata["format_version"])
             self.info = StoreInfo(
@@ -157,8 +158,8 @@ def write_index(root: Path, rows: list[dict], info: StoreInfo) -> None:
     metadata = {"format_version": FORMAT_VERSION, **vars(info)}
     schema = SCHEMA.with_metadata({k: str(v) for k, v in metadata.items()})
     table = pa.Table.from_pylist(rows, schema=schema)
-    with writing(root / INDEX_FILE) as aside:
-        pq.write_table(table, aside)
+    with writing(root / INDEX_FILE) as aside, aside.open("wb") as file:
+        pq.write_table(table, file)
 
 
 @contextmanager

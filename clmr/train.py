@@ -17,6 +17,7 @@ from clmr.callbacks import (
     board,
 )
 from clmr.checkpoint import read_checkpoint
+from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
@@ -110,6 +111,7 @@ def train(config: Config) -> Trained | None:
             *([best] if data.can_validate(n_devices) else []),
         ],
         log_every_n_steps=config.log_every_n_steps,
+        plugins=[WholeCheckpoints()],
         limit_val_batches=None if data.can_validate(n_devices) else 0,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -271,9 +271,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("suffix", [".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a", ".aac"])
 @pytest.mark.parametrize("content", ["text", "random", "zeros"])
-def test_what_is_no_audio_is_refused_under_any_extension(
-    tmp_path: Path, content: str, suffix: str
-):
+def test_what_is_no_audio_is_refused_under_any_extension(tmp_path: Path, content: str, suffix: str):
     path = tmp_path / f"x{suffix}"
     noise = np.random.default_rng(7).bytes(20_000)
     path.write_bytes({"text": b"no music\n" * 999, "random": noise, "zeros": bytes(9999)}[content])

@@ -147,7 +147,7 @@ def bad_folder(tmp_path: Path, write_wav: Callable) -> Path:
     """Two good files among eight bad ones."""
     folder = tmp_path / "bad"
     write_wav(folder / "good.wav")
-    write_wav(folder / "z, \"good\" 音.wav")
+    write_wav(folder / 'z, "good" 音.wav')
     write_wav(folder / "silent.wav", amplitude=0)
     write_wav(folder / "short.wav", seconds=0.1)
     (folder / "text.mp3").write_text("no music\n" * 99)
@@ -179,7 +179,7 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_stay(
     bad_folder: Path, tmp_path: Path, workers: int
 ):
     summary = preprocess(config(bad_folder, tmp_path / "store", workers=workers))
-    assert PcmStore(tmp_path / "store").ids == ["good.wav", "z, \"good\" 音.wav"]
+    assert PcmStore(tmp_path / "store").ids == ["good.wav", 'z, "good" 音.wav']
     listed = failures(tmp_path / "store")
     assert [row["id"] for row in listed] == list(REASONS)
     for row in listed:
@@ -212,15 +212,20 @@ def test_a_file_without_read_permission_is_listed(
     assert unprivileged(preprocess, config("music", "store")).n_clips == 5
 
 
-def test_a_name_that_is_not_utf8_is_decoded_or_listed_escaped(tmp_path: Path, write_wav: Callable):
+def test_a_name_that_is_not_utf8_is_decoded_or_listed_escaped(
+    tmp_path: Path, write_wav: Callable, capsys: pytest.CaptureFixture
+):
     write_wav(tmp_path / "x.wav")
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     (tmp_path / "x.wav").rename(folder / os.fsdecode(b"good \xff.wav"))
     (folder / os.fsdecode(b"bad \xff.wav")).touch()
-    preprocess(config(folder, tmp_path / "store"))
-    assert PcmStore(tmp_path / "store").ids == [r"good \udcff.wav"]
-    assert [row["id"] for row in failures(tmp_path / "store")] == [r"bad \udcff.wav"]
+    assert run(preprocess, ["--dataset", "audio", "--dataset_dir", str(folder)]) == 0
+    root = folder / "processed" / "audio-22050"
+    assert PcmStore(root).ids == [r"good \udcff.wav"]
+    assert [row["id"] for row in failures(root)] == [r"bad \udcff.wav"]
+    shown = capsys.readouterr().out
+    assert re.search(r"^store .*caf\\udce9/processed(?s:.*)bad \\udcff.wav", shown)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -321,9 +326,7 @@ def test_a_file_that_is_gone_leaves_the_store(folder: Path, tmp_path: Path, name
     assert same_as_a_fresh_store(folder, tmp_path / "store")
 
 
-def test_a_bad_file_that_was_mended_is_taken_in(
-    folder: Path, tmp_path: Path, write_wav: Callable
-):
+def test_a_bad_file_that_was_mended_is_taken_in(folder: Path, tmp_path: Path, write_wav: Callable):
     (folder / "b" / "1.wav").write_text("no music")
     assert preprocess(config(folder, tmp_path / "store")).n_clips == 4
     write_wav(folder / "b" / "1.wav")
@@ -380,13 +383,20 @@ def test_another_sample_rate_in_the_same_store_is_refused(folder: Path, tmp_path
     before = contents(root)
     other = config(folder, root, sample_rate=16000)
     for refuse in (preprocess, lambda c: open_store(c, clips_of(folder))):
-        with pytest.raises(StoreError) as error:
+        with pytest.raises(StoreError, match=re.escape(f"{root} holds audio at 22050 Hz, not ")):
             refuse(other)
-        assert str(error.value) == (
-            f"{root} holds audio at 22050 Hz, not audio at 16000 Hz: give another --store_dir and "
-            "run: python preprocess.py --dataset audio --sample_rate 16000"
-        )
     assert contents(root) == before
+
+
+def test_the_command_that_the_refusal_names_writes_the_store_that_was_wanted(
+    folder: Path, tmp_path: Path
+):
+    preprocess(config(folder, tmp_path / "store"))
+    with pytest.raises(StoreError) as error:
+        preprocess(config(folder, tmp_path / "store", sample_rate=16000))
+    command = re.search(r"run: python preprocess\.py (.*)", str(error.value))[1]
+    assert run(preprocess, [*shlex.split(command), "--audio_length", "30000"]) == 0
+    assert PcmStore(folder / "processed" / "audio-16000").sample_rate == 16000
 
 
 def test_another_dataset_in_the_same_store_is_refused(
@@ -434,16 +444,20 @@ def test_opening_writes_the_store_where_there_is_none_and_says_so(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("change", [touch, replace])
 def test_opening_warns_of_files_that_changed_or_came_since(
-    folder: Path, tmp_path: Path, write_wav: Callable, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    tmp_path: Path,
+    write_wav: Callable,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable,
 ):
     (folder / "bad.wav").touch()  # known to be bad, so it is not new
     asked = config(folder, tmp_path / "store")
     preprocess(asked)
     assert open_store(asked, clips_of(folder))
     assert caplog.text == ""
-    replace(folder, write_wav)
-    touch(folder, write_wav)
+    change(folder, write_wav)
     write_wav(folder / "new.wav")
     write_wav(folder / "newer.wav")
     assert len(open_store(asked, clips_of(folder))) == 5
@@ -565,6 +579,21 @@ def test_a_full_disk_leaves_no_half_file_and_the_same_command_goes_on(
     assert same_as_a_fresh_store(folder, root)
 
 
+def test_a_store_that_is_written_anew_in_part_is_unfinished_until_it_is_whole(
+    folder: Path, tmp_path: Path, write_wav: Callable
+):
+    root = tmp_path / "store"
+    preprocess(config(folder, root))
+    replace(folder, write_wav)
+    (root / "shard-00002.pcm.part").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match="No space left on device"):
+        preprocess(config(folder, root))
+    with pytest.raises(StoreError, match="unfinished"):
+        PcmStore(root)
+    assert preprocess(config(folder, root)).n_decoded == 1
+    assert same_as_a_fresh_store(folder, root)
+
+
 # The script
 
 
@@ -576,6 +605,7 @@ def start(*words: str | Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background
     )
 
 
@@ -606,7 +636,12 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    wait_until(lambda: all(status(pid)[0] == "Z" for pid in pids))
+    try:
+        wait_until(lambda: all(status(pid)[0] == "Z" for pid in pids))
+    finally:
+        for pid in pids:
+            if status(pid)[0] != "Z":
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_run_that_is_killed_three_times_goes_on_each_time_to_the_same_bytes(
@@ -620,9 +655,10 @@ def test_a_run_that_is_killed_three_times_goes_on_each_time_to_the_same_bytes(
         time.sleep(moments.uniform(0, 0.05))
         workers = children(process)
         process.kill()
-        process.communicate()
+        process.wait()
         assert len(workers) >= 2
         wait_until_gone(workers)
+        process.communicate()
         assert not (root / "index.parquet").exists()
         assert stamps(root).items() >= finished.items()
         notes = [path.with_suffix("").name for path in root.glob("*.json")]

@@ -107,6 +107,7 @@ def test_children_that_were_there_before_are_left_alone():
     try:
         with pytest.raises(ValueError, match="3 is not to be done"):
             list(map_unordered(fail_at_3, [1, 3], 2))
+        other.join(0.3)
         assert other.is_alive()
     finally:
         other.kill()
@@ -119,7 +120,10 @@ def test_a_worker_that_dies_is_an_error_and_no_endless_wait():
 
 
 def test_workers_leave_ctrl_c_to_the_parent():
-    done = [task for task, _ in map_unordered(interrupt_oneself, [1, 2, 3], 2)]
+    try:
+        done = [task for task, _ in map_unordered(interrupt_oneself, [1, 2, 3], 2)]
+    except KeyboardInterrupt:
+        pytest.fail("a worker was interrupted")
     assert sorted(done) == [1, 2, 3]
 
 
@@ -135,6 +139,10 @@ def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):
     wait_until(lambda: all(path.exists() and path.read_text() for path in paths))
     workers = [int(path.read_text()) for path in paths]
     assert all(map(alive, workers))
-    parent.kill()
-    parent.join()
-    wait_until(lambda: not any(map(alive, workers)))
+    try:
+        parent.kill()
+        parent.join()
+        wait_until(lambda: not any(map(alive, workers)))
+    finally:
+        for pid in filter(alive, workers):
+            os.kill(pid, signal.SIGKILL)

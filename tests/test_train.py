@@ -22,6 +22,12 @@ from clmr.config import load_config
 from clmr.errors import CheckpointError, ConfigError
 from clmr.train import train
 
+pytestmark = [  # Lightning's, which the commands do not show
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:.*could not find the monitored key"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+]
+
 ROOT = Path(__file__).parents[1]
 STEPS_IN_EPOCH = len(TRAIN) // 3
 PLAIN = (str, int, float, bool, type(None))

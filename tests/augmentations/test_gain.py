@@ -18,6 +18,11 @@ def test_decibels_are_a_factor_of_the_amplitude(gain_db, factor):
     torch.testing.assert_close(y, factor * x, rtol=1e-6, atol=0)
 
 
+def test_double_precision_is_used():
+    x = torch.rand(3, 1, 50, dtype=torch.float64)
+    torch.testing.assert_close(Gain(1, -20, -20)(x), x / 10, rtol=1e-12, atol=0)
+
+
 def test_what_is_louder_than_full_scale_is_clamped():
     x = torch.tensor([[[0.3, -0.3, 0.05]]])
     y = Gain(1, min_gain_db=20, max_gain_db=20)(x)

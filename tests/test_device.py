@@ -1,0 +1,64 @@
+"""Which devices a command runs on."""
+
+import re
+
+import pytest
+import torch
+
+from clmr.device import choose_devices, torch_device
+from clmr.errors import ConfigError
+
+# How many GPUs there are, what was asked for, what is taken.
+TABLE = [
+    (0, "auto", None, ("cpu", 1)),
+    (0, "auto", 0, ("cpu", 1)),
+    (1, "auto", None, ("gpu", 1)),
+    (1, "auto", 0, ("cpu", 1)),
+    (1, "auto", 1, ("gpu", 1)),
+    (4, "auto", None, ("gpu", 1)),
+    (4, "auto", 3, ("gpu", 3)),
+    (4, "gpu", None, ("gpu", 1)),
+    (4, "gpu", 4, ("gpu", 4)),
+    (4, "cpu", None, ("cpu", 1)),
+    (0, "cpu", 0, ("cpu", 1)),
+    (0, "cpu", 2, ("cpu", 2)),
+    (4, "cpu", 2, ("cpu", 2)),
+]
+REFUSED = [
+    (0, "auto", 1, "torch finds 0 GPUs here .*: give --gpus 0 --accelerator auto for the CPU"),
+    (0, "gpu", None, "--gpus 1 --accelerator gpu, but torch finds 0 GPUs"),
+    (2, "auto", 3, "--gpus 3 .* finds 2 GPUs .*: give at most --gpus 2, or --gpus 0"),
+    (2, "gpu", 99, "--gpus 99 .* at most --gpus 2"),
+    (2, "gpu", 0, "--gpus 0 --accelerator gpu"),
+]
+
+
+@pytest.mark.parametrize(("found", "accelerator", "gpus", "chosen"), TABLE)
+def test_devices_are_chosen_as_the_settings_say(found, accelerator, gpus, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    assert choose_devices(accelerator, gpus) == chosen
+
+
+@pytest.mark.parametrize(("found", "accelerator", "gpus", "reason"), REFUSED)
+def test_what_cannot_be_had_is_refused_and_never_replaced(
+    found, accelerator, gpus, reason, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    with pytest.raises(ConfigError) as error:
+        choose_devices(accelerator, gpus)
+    assert re.search(reason, str(error.value))
+
+
+def test_the_remedy_of_a_refusal_is_not_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError) as error:
+        choose_devices("gpu", 3)
+    few, none = re.findall(r"--gpus (\d+)", str(error.value))[1:]
+    accelerator = re.findall(r"--accelerator (\w+)", str(error.value))[-1]
+    assert choose_devices("gpu", int(few)) == ("gpu", 2)
+    assert choose_devices(accelerator, int(none)) == ("cpu", 1)
+
+
+@pytest.mark.parametrize(("accelerator", "device"), [("gpu", "cuda"), ("cpu", "cpu")])
+def test_work_without_a_trainer_is_on_the_first_device(accelerator, device):
+    assert torch_device(accelerator) == torch.device(device)
