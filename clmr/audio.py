@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,8 @@ def float_to_pcm(x: Tensor) -> Tensor:
 
 
 def _check_readable(path: Path) -> None:
+    if path.is_fifo():
+        raise AudioError(f"{path}: a pipe, not a file, that would be waited for; remove it")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -85,17 +88,14 @@ def _check_readable(path: Path) -> None:
 
 def _read_mono(path: Path) -> tuple[np.ndarray, int]:
     """Decode and mix to mono: libsndfile first, FFmpeg's libraries for what it cannot open."""
-    try:
+    with suppress(soundfile.LibsndfileError):
         return _read_with_soundfile(path)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
     try:
         return _read_with_av(path)
     except (av.error.FFmpegError, ValueError) as error:
-        also = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise AudioError(
-            f"{path}: not audio, or damaged: FFmpeg says '{also}', libsndfile '{reason}'; "
-            "get the file again or remove it"
+            f"{path}: not audio, or damaged ({reason}); get the file again or remove it"
         ) from error
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -195,9 +195,8 @@ def _check_same_kind(root: Path, found: StoreInfo, config: Config) -> None:
     if (found.dataset, found.sample_rate) != (config.dataset, config.sample_rate):
         raise StoreError(
             f"{root} holds {found.dataset} at {found.sample_rate} Hz, not {config.dataset} at "
-            f"{config.sample_rate} Hz. Leave --store_dir out or give another, and run: python "
-            f"preprocess.py --dataset {config.dataset} --dataset_dir {config.dataset_dir} "
-            f"--sample_rate {config.sample_rate}"
+            f"{config.sample_rate} Hz. Leave --store_dir out or give another, and run: "
+            f"{_command(replace(config, store_dir=''))}"
         )
 
 

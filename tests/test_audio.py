@@ -276,7 +276,7 @@ def test_what_is_no_audio_is_refused_under_any_extension(tmp_path: Path, content
     noise = np.random.default_rng(7).bytes(20_000)
     path.write_bytes({"text": b"no music\n" * 999, "random": noise, "zeros": bytes(9999)}[content])
     assert re.fullmatch(
-        "not audio, or damaged: FFmpeg says '.+', libsndfile '.+'; get the file again or remove it",
+        r"not audio, or damaged \(.+\); get the file again or remove it",
         refusal(path),
     )
 
@@ -290,6 +290,11 @@ def test_an_empty_file_is_refused(tmp_path: Path, suffix: str):
 
 def test_a_missing_file_is_refused(tmp_path: Path):
     assert refusal(tmp_path / "x.mp3").startswith("cannot be read: No such file or directory; put")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "x.mp3")
+    assert refusal(tmp_path / "x.mp3").startswith("a pipe, not a file")
 
 
 def test_a_folder_is_refused(tmp_path: Path):
@@ -335,7 +340,7 @@ def test_a_hole_in_an_mp3_is_refused(tmp_path: Path):
     third = len(holed) // 3
     holed[third : 2 * third] = bytes(third)
     path.write_bytes(holed)
-    assert refusal(path).startswith("not audio, or damaged: ")
+    assert refusal(path).startswith("not audio, or damaged (")
 
 
 def test_a_header_without_samples_is_refused(tmp_path: Path):
@@ -360,7 +365,7 @@ def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path, write_wav: Callabl
     header = bytearray(path.read_bytes())
     header[20:22] = b"\xcd\xab"  # the format tag of a wav file; 1 is PCM
     path.write_bytes(header)
-    assert refusal(path).startswith("not audio, or damaged: ")
+    assert refusal(path).startswith("not audio, or damaged (")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
