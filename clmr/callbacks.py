@@ -35,36 +35,36 @@ class SettingsLogger(Callback):
 
 
 class ThroughputLogger(Callback):
-    """Log clips a second, over all devices, between two points of the curve."""
+    """Log clips a second, over all devices, since the point before on the curve."""
 
     def __init__(self) -> None:
-        self.n_clips, self.seconds = 0, 0.0  # of the whole run, without its first step
-        self._since: float | None = None
-        self._n_clips_since = 0
+        self.n_clips, self.seconds = 0, 0.0  # of all steps that were logged
+        self._restart()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._restart()  # a run that is resumed within an epoch does not start that epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._since, self._n_clips_since = time.perf_counter(), 0
+        self._restart()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Tensor, _: int
     ) -> None:
         self._n_clips_since += len(batch) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        # The last batch as well: after it comes validation, whose time is not training's.
+        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
             self._log(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._log(trainer)
-
     def _log(self, trainer: pl.Trainer) -> None:
-        if not self._n_clips_since:
-            return
-        now = time.perf_counter()
-        seconds = now - self._since
+        seconds = time.perf_counter() - self._since
         self.n_clips, self.seconds = self.n_clips + self._n_clips_since, self.seconds + seconds
         trainer.logger.log_metrics(
             {"Train/clips_per_second": self._n_clips_since / seconds}, trainer.global_step
         )
-        self._since, self._n_clips_since = now, 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._since, self._n_clips_since = time.perf_counter(), 0
 
 
 class ViewsLogger(Callback):

@@ -167,10 +167,10 @@ REASONS = {
     "empty.ogg": r"the file is empty \(0 bytes\); get it again or remove it",
     "link.wav": r"cannot be read: No such file or directory; .+",
     "nan.wav": r"sample 33075 \(1\.50 s\) is not a finite number; .+ remove it",
-    "random.flac": r"not audio, or damaged: .+; get the file again or remove it",
+    "random.flac": r"not audio, or damaged \(.+\); get the file again or remove it",
     "short.wav": r"0\.10 s is shorter than a crop of 2\.68 s \(--audio_length 59049\)",
     "silent.wav": r"silent throughout",
-    "text.mp3": r"not audio, or damaged: .+; get the file again or remove it",
+    "text.mp3": r"not audio, or damaged \(.+\); get the file again or remove it",
 }
 
 

@@ -94,7 +94,7 @@ def test_clips_that_cannot_be_used_are_left_out_with_the_reason(
     assert [row["id"] for row in note["rows"]] == ["good.wav"]
     reasons = {failure["id"]: failure["reason"] for failure in note["failures"]}
     assert list(reasons) == ["text.mp3", "silent.wav", "offset.wav", "short.wav", "absent.wav"]
-    assert reasons["text.mp3"].startswith("not audio, or damaged: ")
+    assert reasons["text.mp3"].startswith("not audio, or damaged (")
     assert reasons["silent.wav"] == reasons["offset.wav"] == "silent throughout"
     assert reasons["short.wav"] == "0.10 s is shorter than a crop of 2.68 s (--audio_length 59049)"
     assert reasons["absent.wav"].startswith("cannot be read: No such file or directory")
