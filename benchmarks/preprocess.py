@@ -67,7 +67,8 @@ def main() -> int:
         (ours(args.folder, args.workers), ffmpeg(files, args.workers)) for _ in range(args.repeats)
     ]
     figures = {
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": f"python benchmarks/preprocess.py DIR --repeats {args.repeats}",
+        "folder": args.folder.name,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "n_clips": len(files),
         "workers": args.workers,

@@ -238,7 +238,7 @@ def test_a_new_run_never_writes_over_another(home, whole):
 
 @pytest.fixture(scope="module")
 def one_step(home):
-    return train(config_of(home, max_steps=1, run_dir=home / "one-step"))
+    return train(config_of(home, max_steps=1, max_epochs=9, run_dir=home / "one-step"))
 
 
 def test_max_steps_ends_within_an_epoch_and_the_last_step_is_kept(one_step):
@@ -273,14 +273,15 @@ def test_it_says_at_the_start_when_it_will_end(home, limits, said, caplog, tmp_p
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(home, one_step):
-    again = train(config_of(home, max_steps=1, run_dir=home / "again"))
-    other = train(config_of(home, max_steps=1, run_dir=home / "other", seed=43))
+    again = train(config_of(home, max_steps=1, max_epochs=9, run_dir=home / "again"))
+    other = train(config_of(home, max_steps=1, max_epochs=9, run_dir=home / "other", seed=43))
     assert same(weights(again), weights(one_step))
     assert not same(weights(other), weights(one_step))
 
 
 def test_loading_in_other_processes_changes_nothing(home, one_step):
-    with_workers = train(config_of(home, max_steps=1, run_dir=home / "workers", workers=1))
+    changed = {"run_dir": home / "workers", "workers": 1}
+    with_workers = train(config_of(home, max_steps=1, max_epochs=9, **changed))
     assert same(weights(with_workers), weights(one_step))
 
 
