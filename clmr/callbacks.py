@@ -1,5 +1,7 @@
 """What is watched during training, and the way out by Ctrl-C."""
 
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,10 @@ class ViewsLogger(Callback):
 
 
 class SaveOnInterrupt(Callback):
-    """Save `last.ckpt` when Ctrl-C ends the run.
+    """Save `last.ckpt` when Ctrl-C ends the run, which it does between two steps.
+
+    An exception out of the blue could leave half a step behind, or a lock of a logger's thread
+    that nobody opens any more. A second Ctrl-C does not wait for the end of the step.
 
     Args:
         path: Where to.
@@ -94,6 +99,29 @@ class SaveOnInterrupt(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path, self.interrupted = path, False
+        self._asked = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # others have no signals
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _answer(self, trainer: pl.Trainer, *_: object) -> None:
+        # All devices at the same step: one that went on would wait for the others for ever. To ask
+        # them makes each wait for its GPU, so it is not done at every step.
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:
+            return
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            raise KeyboardInterrupt
+
+    on_train_batch_start = on_validation_batch_start = _answer
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException

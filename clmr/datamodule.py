@@ -1,6 +1,7 @@
 """Which clips of a store are trained on, and their crops as a LightningDataModule."""
 
 import logging
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,11 @@ class ContrastiveDataModule(pl.LightningDataModule):
             sampler=sampler,
             batch_size=None,  # a batch is read at once
             num_workers=workers,
+            worker_init_fn=_leave_ctrl_c_to_the_parent,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _leave_ctrl_c_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

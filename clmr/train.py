@@ -118,9 +118,10 @@ def train(config: Config) -> Trained | None:
     )
     _introduce(config, data, trainer, folder)
     try:
-        trainer.fit(module, data, ckpt_path=config.checkpoint_path or None, weights_only=True)
+        with interrupt:
+            trainer.fit(module, data, ckpt_path=config.checkpoint_path or None, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C
-        if interrupt.interrupted:
+        if interrupt.interrupted and trainer.is_global_zero:
             raise KeyboardInterrupt(_how_to_go_on(folder)) from None
         raise
     return _summary(folder, trainer, best, throughput) if trainer.is_global_zero else None

@@ -339,27 +339,29 @@ def test_more_gpus_than_there_are_is_refused(home, capsys):
 # Processes of their own.
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_that_works(home, whole):
-    run_dir = home / "interrupted"
-    argv = settings(home, max_epochs=500, run_dir=run_dir)
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_ctrl_c_saves_and_says_how_to_go_on_and_that_works(home, whole, n_processes):
+    run_dir = home / f"interrupted-{n_processes}"
+    argv = settings(home, max_epochs=500, run_dir=run_dir, gpus=n_processes, workers=1)
     process = subprocess.Popen(
         [sys.executable, "main.py", *argv],
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 100
     while not (run_dir / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the reading process as well
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "trained" not in out
     assert "Traceback" not in err
     stopped_at = load(run_dir / "last.ckpt")["global_step"]
-    assert stopped_at >= STEPS_IN_EPOCH
-    said = re.search(rf"interrupted: saved {run_dir}/last\.ckpt; to go on: (.*)", err)[1]
+    assert stopped_at > 0
+    (said,) = re.findall(rf"interrupted: saved {run_dir}/last\.ckpt; to go on: (.*)", err)
     program, script, *how = shlex.split(said)
     assert (program, script) == ("python", "main.py")
-    assert run(train, [*how, "--max_steps", str(stopped_at + 1)]) == 0
+    assert run(train, [*how, "--gpus", "1", "--max_steps", str(stopped_at + 1)]) == 0
     assert load(run_dir / "last.ckpt")["global_step"] == stopped_at + 1
 
 
