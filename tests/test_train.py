@@ -276,7 +276,9 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(home, one_step):
     again = train(config_of(home, max_steps=1, max_epochs=9, run_dir=home / "again"))
     other = train(config_of(home, max_steps=1, max_epochs=9, run_dir=home / "other", seed=43))
     assert same(weights(again), weights(one_step))
-    assert not same(weights(other), weights(one_step))
+    name = "model.projector.2.weight"
+    apart = (weights(other)[name] - weights(one_step)[name]).abs().max()
+    assert apart > 0.01  # a step of Adam at 3e-4 cannot do that: they began with other weights
 
 
 def test_loading_in_other_processes_changes_nothing(home, one_step):
