@@ -12,7 +12,7 @@ CHECKPOINT = runs/demo/last.ckpt
 demo: $(INSTALLED)
 	$(BIN)/python preprocess.py $(DEMO)
 	$(BIN)/python main.py $(DEMO) $(addprefix --checkpoint_path ,$(wildcard $(CHECKPOINT)))
-	$(BIN)/python linear_evaluation.py $(DEMO) --checkpoint_path $(CHECKPOINT) --run_dir runs/demo/eval
+	$(BIN)/python linear_evaluation.py $(DEMO) --checkpoint_path $(CHECKPOINT)
 	@echo "look at the runs: $(BIN)/tensorboard --logdir runs"
 
 test: $(INSTALLED)

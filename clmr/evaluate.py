@@ -82,7 +82,7 @@ def evaluate(config: Config) -> Evaluated:
         keep_freed_memory()
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
     store, splits = _open(config, dataset)
-    folder = run_dir(config.run_dir, f"eval-{config.dataset}")
+    folder = _folder(config)
     log.info("run       %s", folder)
     sizes = ", ".join(f"{len(split.clips):,} {name}" for name, split in splits.items())
     log.info("evaluate  %s on %s: %s clips", config.checkpoint_path, config.dataset, sizes)
@@ -121,6 +121,13 @@ def _load(config: Config) -> Encoder:
     except ValueError as error:
         raise ConfigError(f"--encoder {config.encoder}: {error}") from error
     return encoder
+
+
+def _folder(config: Config) -> Path:
+    """The evaluation's folder; within that of pretraining if that is the one that was given."""
+    folder = run_dir(config.run_dir, f"eval-{config.dataset}")
+    of_pretraining = (folder / "last.ckpt").exists()
+    return folder / f"eval-{config.dataset}" if of_pretraining else folder
 
 
 def _open(config: Config, dataset: AudioDataset) -> tuple[PcmStore, dict[str, Split]]:

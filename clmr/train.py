@@ -50,6 +50,7 @@ class Trained:
     best_valid_loss: float | None
     n_steps: int
     clips_per_second: float | None
+    has_labels: bool
 
     def __str__(self) -> str:
         speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else (
@@ -58,10 +59,12 @@ class Trained:
         lines = [f"trained   {self.n_steps:,} steps{speed}"]
         if self.best:
             lines.append(f"best      {self.best} (validation loss {self.best_valid_loss:.4f})")
+        labels = "" if self.has_labels else " --dataset <with labels> --dataset_dir <its folder>"
         lines += [
             f"last      {self.last}",
             f"curves    tensorboard --logdir {self.run_dir}",
-            f"next      python linear_evaluation.py --checkpoint_path {self.last}",
+            f"next      python linear_evaluation.py --config {self.run_dir}/hparams.yaml "
+            f"--checkpoint_path {self.last}{labels}",
         ]
         return "\n".join(lines)
 
@@ -124,7 +127,9 @@ def train(config: Config) -> Trained | None:
         if interrupt.interrupted and trainer.is_global_zero:
             raise KeyboardInterrupt(_how_to_go_on(folder)) from None
         raise
-    return _summary(folder, trainer, best, throughput) if trainer.is_global_zero else None
+    if not trainer.is_global_zero:
+        return None
+    return _summary(folder, trainer, best, throughput, has_labels=bool(dataset.tags))
 
 
 def _folder(config: Config) -> Path:
@@ -198,7 +203,11 @@ def _introduce(
 
 
 def _summary(
-    folder: Path, trainer: pl.Trainer, best: ModelCheckpoint, throughput: ThroughputLogger
+    folder: Path,
+    trainer: pl.Trainer,
+    best: ModelCheckpoint,
+    throughput: ThroughputLogger,
+    has_labels: bool,
 ) -> Trained:
     validated = bool(best.best_model_path)
     return Trained(
@@ -208,6 +217,7 @@ def _summary(
         best_valid_loss=float(best.best_model_score) if validated else None,
         n_steps=trainer.global_step,
         clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
+        has_labels=has_labels,
     )
 
 

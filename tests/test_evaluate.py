@@ -238,6 +238,18 @@ def test_the_head_that_is_kept_is_the_one_of_the_best_validation_loss(linear):
     assert epoch == int(np.argmin(valid))
 
 
+def test_an_evaluation_does_not_write_over_the_pretraining_run_whose_folder_it_was_given(home):
+    folder = home / "pretrained"
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes((home / "encoder.ckpt").read_bytes())
+    (folder / "hparams.yaml").write_text("of the pretraining run")
+    given = config(home, run_dir=folder, finetuner_max_epochs=1)
+    assert evaluate(given).run_dir == folder / "eval-magnatagatune"
+    assert (folder / "eval-magnatagatune" / "metrics.json").is_file()
+    assert (folder / "hparams.yaml").read_text() == "of the pretraining run"
+    assert evaluate(given).run_dir == folder / "eval-magnatagatune"  # and again in the same place
+
+
 def test_the_encoder_is_frozen(home, monkeypatch):
     taken = {}
 

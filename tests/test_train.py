@@ -169,7 +169,15 @@ def test_the_summary_says_what_was_done_and_what_comes_next(whole):
     assert f"best      {whole.best} (validation loss {whole.best_valid_loss:.4f})" in lines
     assert f"last      {whole.last}" in lines
     assert f"curves    tensorboard --logdir {whole.run_dir}" in lines
-    assert lines[-1] == f"next      python linear_evaluation.py --checkpoint_path {whole.last}"
+    assert lines[-1] == (
+        f"next      python linear_evaluation.py --config {whole.run_dir}/hparams.yaml "
+        f"--checkpoint_path {whole.last} --dataset <with labels> --dataset_dir <its folder>"
+    )
+
+
+def test_the_settings_kept_in_the_folder_are_those_of_the_run(home, whole):
+    kept = load_config(["--config", f"{whole.run_dir}/hparams.yaml"])
+    assert kept == config_of(home, max_epochs=3, run_dir=home / "whole")
 
 
 # Resuming.
