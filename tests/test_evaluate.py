@@ -16,8 +16,9 @@ from clmr.config import load_config
 from clmr.encoders import SampleCNNSmall
 from clmr.errors import CheckpointError, ConfigError
 from clmr.evaluate import evaluate
-from clmr.features import extract_features
-from clmr.modules import ContrastiveLearning
+from clmr.features import Features, extract_features
+from clmr.modules import ContrastiveLearning, LinearEvaluation
+from clmr.probe import score
 from clmr.store import PcmStore
 
 pytestmark = [  # Lightning's, which the commands do not show
@@ -213,6 +214,12 @@ def test_a_head_given_by_its_checkpoint_is_scored_without_training(home, name, r
     assert not (again.folder / "head.ckpt").exists()
 
 
+def test_beside_a_given_head_the_baselines_have_heads_of_their_own(home, linear):
+    head = linear.folder / "head.ckpt"
+    again = evaluated(home, "given", finetuner_checkpoint_path=head, baselines=1)
+    assert again.metrics["scores"] == linear.metrics["scores"]
+
+
 def test_the_same_seed_trains_the_same_head_and_another_seed_another(home, mlp):
     def head(run):
         state = torch.load(run.folder / "head.ckpt", weights_only=True)["state_dict"]
@@ -230,6 +237,14 @@ def test_curves_of_the_head_and_its_scores_are_logged(linear):
     scores = linear.metrics["scores"]["pretrained"]
     (point,) = events.Scalars("Test/roc_auc")
     assert point.value == pytest.approx(scores["roc_auc"])
+
+
+def test_the_head_takes_batches_and_epochs_as_the_settings_say(linear):
+    # Of 12 training clips every third has two windows: 16, in batches of 8.
+    checkpoint = torch.load(linear.folder / "head.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2 * (checkpoint["epoch"] + 1)
+    valid = [event.value for event in events_of(linear.folder).Scalars("Valid/loss")]
+    assert len(valid) == min(20, int(np.argmin(valid)) + 1 + 10)  # ten without a better one
 
 
 def test_the_head_that_is_kept_is_the_one_of_the_best_validation_loss(linear):
@@ -264,11 +279,22 @@ def test_the_encoder_is_frozen(home, monkeypatch):
     assert all(torch.equal(after[name], value) for name, value in taken["before"].items())
 
 
+def test_the_score_of_a_clip_is_the_mean_of_the_sigmoids_of_its_windows():
+    # Two clips of logits 3 and 3, and 10 and -1: their sigmoids have the means 0.95 and 0.63,
+    # while by the mean of the logits the second would be above the first.
+    head = LinearEvaluation(load_config([]), 1, ("tone",))
+    torch.nn.init.ones_(head.model[0].weight)
+    torch.nn.init.zeros_(head.model[0].bias)
+    h = torch.tensor([[10.0], [3.0], [-1.0], [3.0]])
+    features = Features(h, np.array([1, 0, 1, 0]), np.array([[1], [0]], dtype=np.uint8))
+    assert score(head, features, ("tone",)).roc_auc == 1
+
+
 # What is refused.
 
 
 def test_without_an_encoder_there_is_nothing_to_evaluate(home):
-    with pytest.raises(CheckpointError, match="give the last.ckpt of a run by --checkpoint_path"):
+    with pytest.raises(CheckpointError, match="no encoder to evaluate: give the last.ckpt of a"):
         evaluate(config(home, checkpoint_path=""))
 
 

@@ -10,16 +10,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from fixtures_runs import SAMPLE_RATE, TRAIN, VALID, config_of, curve, events_of, settings
 from fixtures_runs import write_music as write
+from simclr.modules import NT_Xent
 
 from clmr.command import run
 from clmr.config import load_config
+from clmr.datamodule import ContrastiveDataModule
+from clmr.datasets import AudioFolder
 from clmr.errors import CheckpointError, ConfigError
+from clmr.modules import ContrastiveLearning
+from clmr.modules.contrastive_learning import TRAIN as TRAIN_STREAM
+from clmr.store import PcmStore
 from clmr.train import train
 
 pytestmark = [  # Lightning's, which the commands do not show
@@ -387,4 +394,24 @@ def test_two_processes_train_together_and_speak_once(home, whole):
         assert len(re.findall(line, done.stdout)) == 1
     assert len(re.findall("^pretrain .* batch 3 on 2 CPU", done.stderr, re.M)) == 1
     assert load(run_dir / "last.ckpt")["global_step"] == 2
-    assert sorted(curve(run_dir, "Train/loss_step")) == [0, 1]
+    loss = curve(run_dir, "Train/loss_step")
+    assert sorted(loss) == [0, 1]
+    assert loss[0] == pytest.approx(loss_of_two_parts(home), rel=1e-4)
+
+
+def loss_of_two_parts(home):
+    """SimCLR's own loss of the first batch of six, of which two devices encode a half each."""
+    config = config_of(home)
+    pl.seed_everything(config.seed, verbose=False)
+    module = ContrastiveLearning(config)
+    dataset = AudioFolder(config.dataset_dir)
+    data = ContrastiveDataModule(config, PcmStore(config.store_dir), dataset.clips())
+    z = []
+    for rank in range(2):
+        place = SimpleNamespace(global_rank=rank, world_size=2)
+        module.trainer = data.trainer = place
+        pcm = next(iter(data.train_dataloader()))
+        with torch.no_grad():
+            z.append(module.model(*module.views(pcm, TRAIN_STREAM, 0))[2:])
+    z_i, z_j = (torch.cat(parts) for parts in zip(*z, strict=True))
+    return NT_Xent(6, config.temperature, world_size=1)(z_i, z_j).item()
