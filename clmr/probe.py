@@ -65,11 +65,16 @@ def fit_head(
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    trainer.fit(
-        head,
-        _batches(features["train"], config.finetuner_batch_size, shuffle=True),
-        _batches(features["valid"], config.finetuner_batch_size, shuffle=False),
-    )
+    try:
+        trainer.fit(
+            head,
+            _batches(features["train"], config.finetuner_batch_size, shuffle=True),
+            _batches(features["valid"], config.finetuner_batch_size, shuffle=False),
+        )
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt("nothing is scored; run the same command again") from None
+        raise
     load_weights(head, read_checkpoint(best.best_model_path).weights, best.best_model_path)
 
 

@@ -1,5 +1,8 @@
 """Which clips are trained and validated on, and what the loaders hand over."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,6 +174,16 @@ def test_two_devices_have_the_halves_of_what_one_would_have(store):
         for rank in range(2)
     ]
     assert torch.equal(torch.cat([halves[0][0], halves[1][0]]), whole[0])
+
+
+def test_a_reading_process_goes_on_after_ctrl_c_until_its_parent_ends(store):
+    others = set(multiprocessing.active_children())
+    batches = iter(module(store, workers=1, batch_size=1).train_dataloader())
+    first = next(batches)
+    (reader,) = set(multiprocessing.active_children()) - others
+    os.kill(reader.pid, signal.SIGINT)
+    reader.join(timeout=0.5)
+    assert len([first, *batches]) == 4  # more than are read in advance
 
 
 class Recorder(pl.LightningModule):
