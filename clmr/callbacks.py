@@ -87,18 +87,15 @@ class ViewsLogger(Callback):
             )
 
 
-class SaveOnInterrupt(Callback):
-    """Save `last.ckpt` when Ctrl-C ends the run, which it does between two steps.
+class EndOnInterrupt(Callback):
+    """End training by Ctrl-C between two steps, within a `with`.
 
     An exception out of the blue could leave half a step behind, or a lock of a logger's thread
     that nobody opens any more. A second Ctrl-C does not wait for the end of the step.
-
-    Args:
-        path: Where to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.interrupted = path, False
+    def __init__(self) -> None:
+        self.interrupted = False
         self._asked = False
 
     def __enter__(self) -> None:
@@ -126,8 +123,25 @@ class SaveOnInterrupt(Callback):
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            self.interrupted = True
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
+
+class SaveOnInterrupt(EndOnInterrupt):
+    """Save `last.ckpt` as well.
+
+    Args:
+        path: Where to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        super().on_exception(trainer, module, exception)
+        if self.interrupted:
             trainer.save_checkpoint(self.path)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from clmr.callbacks import EpochBar, board
+from clmr.callbacks import EndOnInterrupt, EpochBar, board
 from clmr.checkpoint import load_weights, read_checkpoint
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
@@ -54,25 +54,25 @@ def fit_head(
     if config.finetuner_standardize:
         head.standardize(features["train"].h)
     best = ModelCheckpoint(folder, HEAD_FILE, monitor="Valid/loss", enable_version_counter=False)
+    interrupt = EndOnInterrupt()
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=1,
         max_epochs=config.finetuner_max_epochs,
         logger=board(folder),
-        callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar()],
+        callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar(), interrupt],
         enable_progress_bar=False,
         plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+    train = _batches(features["train"], config.finetuner_batch_size, shuffle=True)
+    valid = _batches(features["valid"], config.finetuner_batch_size, shuffle=False)
     try:
-        trainer.fit(
-            head,
-            _batches(features["train"], config.finetuner_batch_size, shuffle=True),
-            _batches(features["valid"], config.finetuner_batch_size, shuffle=False),
-        )
+        with interrupt:
+            trainer.fit(head, train, valid)
     except SystemExit:  # how Lightning ends after Ctrl-C
-        if trainer.interrupted:
+        if interrupt.interrupted:
             raise KeyboardInterrupt("nothing is scored; run the same command again") from None
         raise
     load_weights(head, read_checkpoint(best.best_model_path).weights, best.best_model_path)

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from clmr.checkpoint import load_encoder, load_weights, read_checkpoint
+from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.encoders import ENCODERS, SampleCNN, SampleCNNSmall
 from clmr.errors import CheckpointError, ConfigError
@@ -127,6 +128,20 @@ def test_our_own_checkpoint_gives_the_encoder_that_was_trained(name, tmp_path):
     with torch.no_grad():
         assert torch.equal(encoder(x), module.model.encoder.eval()(x))
     assert read_checkpoint(tmp_path / "last.ckpt").settings == module.config.to_dict()
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    def half(content, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    path = tmp_path / "run" / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"a": torch.ones(2)}, path)
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        WholeCheckpoints().save_checkpoint({"a": torch.zeros(2)}, path)
+    assert torch.equal(read_checkpoint(path).weights["a"], torch.ones(2))
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_file_that_is_not_there_is_refused_with_where_to_get_one(tmp_path):

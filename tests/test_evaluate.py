@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,6 +84,11 @@ def config(home, **changed):
         "finetuner_learning_rate": 0.01,
     }
     return load_config(settings(home, **(common | changed)))
+
+
+def flags_of(config):
+    """The command line of these settings."""
+    return [f"--{k}={v}" for k, v in config.to_dict().items() if v is not None]
 
 
 def evaluated(home, name, **changed):
@@ -359,11 +365,26 @@ def test_a_head_that_does_not_fit_is_refused(home, linear, tmp_path, changed, re
         evaluate(config(home, finetuner_checkpoint_path=tmp_path / "head.ckpt", **changed))
 
 
+def test_ctrl_c_ends_the_training_of_the_head_after_its_step_with_the_status_of_an_interrupt(
+    home, linear, monkeypatch, capsys
+):
+    def step(*args):
+        signal.raise_signal(signal.SIGINT)
+        finished.append(original(*args))
+        return finished[-1]
+
+    finished, original = [], LinearEvaluation.training_step
+    monkeypatch.setattr(LinearEvaluation, "training_step", step)
+    assert run(evaluate, flags_of(config(home, run_dir=home / "interrupted"))) == 130
+    assert len(finished) == 1
+    assert "interrupted: nothing is scored; run the same command again" in capsys.readouterr().err
+    assert not (home / "interrupted" / "metrics.json").exists()
+
+
 def test_the_command_prints_the_table_and_where_things_are(home, linear, capsys):
-    flags = [f"--{name}={value}" for name, value in config(
-        home, run_dir=home / "command", finetuner_checkpoint_path=linear.folder / "head.ckpt",
-    ).to_dict().items() if value is not None]  # fmt: skip
-    assert run(evaluate, flags) == 0
+    head = linear.folder / "head.ckpt"
+    changed = {"run_dir": home / "command", "finetuner_checkpoint_path": head}
+    assert run(evaluate, flags_of(config(home, **changed))) == 0
     out = capsys.readouterr().out
     scores = linear.metrics["scores"]["pretrained"]
     for tag, s in scores["per_tag"].items():

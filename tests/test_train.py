@@ -353,6 +353,38 @@ def test_more_gpus_than_there_are_is_refused(home, capsys):
     assert len(err.splitlines()) == 1
 
 
+# Ctrl-C.
+
+
+def interrupt_the_first_step(monkeypatch, n_times):
+    def step(module, *args):
+        loss = original(module, *args)
+        for _ in range(n_times):
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    original = ContrastiveLearning.training_step
+    monkeypatch.setattr(ContrastiveLearning, "training_step", step)
+
+
+def test_ctrl_c_ends_the_run_after_the_step_in_which_it_comes(home, one_step, monkeypatch, capsys):
+    interrupt_the_first_step(monkeypatch, 1)
+    handler = signal.getsignal(signal.SIGINT)
+    argv = settings(home, max_steps=1 + STEPS_IN_EPOCH, run_dir=home / "ctrl-c")
+    assert run(train, argv) == 130
+    assert "interrupted: saved" in capsys.readouterr().err
+    checkpoint = load(home / "ctrl-c" / "last.ckpt")
+    assert checkpoint["global_step"] == 1
+    assert same(checkpoint["state_dict"], weights(one_step))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_end_of_the_step(home, whole, monkeypatch):
+    interrupt_the_first_step(monkeypatch, 2)
+    assert run(train, settings(home, max_epochs=1, run_dir=home / "ctrl-c-c")) == 130
+    assert load(home / "ctrl-c-c" / "last.ckpt")["global_step"] == 0
+
+
 # Processes of their own.
 
 
