@@ -96,11 +96,30 @@ class Config:
     finetuner_batch_size: int = setting(256, "windows in a batch of the head", at_least=1)
     finetuner_learning_rate: float = setting(1e-3, "of the head's Adam", above=0)
 
-    # probability of each augmentation for each view
-    transforms_polarity: float = setting(0.8, "polarity inversion", at_least=0, at_most=1)
-    transforms_noise: float = setting(0.01, "white noise", at_least=0, at_most=1)
-    transforms_gain: float = setting(0.3, "gain of -20 to -1 dB", at_least=0, at_most=1)
-    transforms_delay: float = setting(0.3, "echo after 200 to 450 ms", at_least=0, at_most=1)
+    # augmentations of each view, in their order
+    augmentations: str = setting(
+        "clmr",
+        "clmr (batched, on the device) or reference (torchaudio-augmentations, on the workers)",
+        choices=("clmr", "reference"),
+    )
+    augment_chunk: int | None = setting(
+        None, "rows augmented at a time, which bounds memory; null = by device", at_least=1
+    )
+    transforms_polarity: float = setting(
+        0.8, "probability of polarity inversion", at_least=0, at_most=1
+    )
+    transforms_noise: float = setting(0.01, "of white noise", at_least=0, at_most=1)
+    transforms_gain: float = setting(0.3, "of a gain of -20 to -1 dB", at_least=0, at_most=1)
+    transforms_filters: float = setting(
+        0.8, "of a high-pass (200 to 1,200 Hz) or low-pass (2,200 to 4,000 Hz)",
+        at_least=0, at_most=1,
+    )  # fmt: skip
+    transforms_delay: float = setting(0.3, "of an echo after 200 to 450 ms", at_least=0, at_most=1)
+    transforms_pitch: float = setting(
+        0.6, "of a pitch shift by -7 to 7 semitones", at_least=0, at_most=1
+    )
+    transforms_reverb: float = setting(0.6, "of reverberation", at_least=0, at_most=1)
+    transforms_reverse: float = setting(0.0, "of playing backwards", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         for f in fields(self):

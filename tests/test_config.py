@@ -39,10 +39,15 @@ LIMITS = {
     "finetuner_max_epochs": [(0, 1, "at least 1")],
     "finetuner_batch_size": [(0, 1, "at least 1")],
     "finetuner_learning_rate": [(0, 1e-9, "above 0")],
+    "augment_chunk": [(0, 1, "at least 1")],
     "transforms_polarity": PROBABILITY,
     "transforms_noise": PROBABILITY,
     "transforms_gain": PROBABILITY,
+    "transforms_filters": PROBABILITY,
     "transforms_delay": PROBABILITY,
+    "transforms_pitch": PROBABILITY,
+    "transforms_reverb": PROBABILITY,
+    "transforms_reverse": PROBABILITY,
 }
 LIMIT_CASES = [(name, *case) for name, cases in LIMITS.items() for case in cases]
 

@@ -1,5 +1,6 @@
 """The frame of all augmentations: a coin and parameters for each row, drawn first, then applied."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,10 @@ class Augmentation:
     host, from the generator that was handed in, so that a seed gives the same draws on any device.
     (It is no `nn.Module`: it has no weights, and `apply` would hide that of modules.)
 
+    Attributes:
+        chunk: Rows that are transformed at a time, which bounds memory; None is a number of
+            `samples_at_once`: on the CPU as many as its caches hold.
+
     Args:
         p: Probability that a row is transformed.
         generator: Source of all randomness, on the CPU; None is torch's global one.
@@ -29,6 +34,9 @@ class Augmentation:
     Raises:
         ValueError: p is not in [0, 1].
     """
+
+    chunk: int | None = None
+    samples_at_once = {"cpu": 2**19, "cuda": 2**25}
 
     def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
         if not 0 <= p <= 1:
@@ -41,7 +49,7 @@ class Augmentation:
         return {}
 
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """Transform rows, leaving `x` as it is.
+        """Transform rows, leaving `x` as it is; the parameters are on its device.
 
         Shape:
             float `[n, 1, T]` -> float `[n, 1, T]`.
@@ -56,13 +64,20 @@ class Augmentation:
 
     def apply_batch(self, x: Tensor, draw: Draw) -> Tensor:
         """Apply what was drawn to a batch, leaving `x` as it is."""
-        if not len(draw.rows):
-            return x
-        rows = draw.rows.to(x.device)
-        parameters = {name: value.to(x.device) for name, value in draw.parameters.items()}
-        return x.index_copy(0, rows, self.apply(x[rows], parameters).to(x.dtype))
+        return augment_copy(x, lambda y: self.apply_in_place(y, draw))
 
-    @torch.no_grad()
+    def apply_in_place(self, x: Tensor, draw: Draw) -> None:
+        """Apply what was drawn to a batch, some rows at a time."""
+        if not len(draw.rows):
+            return
+        rows = _send(draw.rows, x.device)
+        parameters = {name: _send(value, x.device) for name, value in draw.parameters.items()}
+        n_at_once = self.chunk or max(1, self.samples_at_once[x.device.type] // x.shape[-1])
+        for first in range(0, len(draw.rows), n_at_once):
+            part = slice(first, first + n_at_once)
+            own = {name: value[part] for name, value in parameters.items()}
+            x[rows[part]] = self.apply(x[rows[part]], own).to(x.dtype)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Augment a batch.
 
@@ -75,9 +90,25 @@ class Augmentation:
         """Draw n values, uniform in [low, high), float32 `[n]`."""
         return low + (high - low) * torch.rand(n, generator=self.generator)
 
+    def integers(self, n: int, low: int, high: int) -> Tensor:
+        """Draw n whole numbers, uniform in [low, high), int64 `[n]`; `low` if both are equal."""
+        return torch.randint(low, max(high, low + 1), (n,), generator=self.generator)
+
     def __repr__(self) -> str:
-        shown = {k: v for k, v in vars(self).items() if k != "generator"}
+        shown = {k: v for k, v in vars(self).items() if k not in ("generator", "chunk")}
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+def augment_copy(x: Tensor, apply_in_place: Callable[[Tensor], None]) -> Tensor:
+    """Copy a batch and change the copy: without gradient, and in float32 at least.
+
+    Half precision would be heard, and is what autocast would compute in.
+    """
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        y = x.to(dtype, copy=True)
+        apply_in_place(y)
+    return y.to(x.dtype)
 
 
 def check_range(name: str, low: float, high: float, least: float, most: float) -> None:
@@ -88,3 +119,10 @@ def check_range(name: str, low: float, high: float, least: float, most: float) -
     """
     if not least <= low <= high <= most:
         raise ValueError(f"{name}: got {low} to {high}, allowed: a range within {least} to {most}")
+
+
+def _send(value: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device without waiting for it, which a copy of pageable memory would."""
+    if device.type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)

@@ -46,7 +46,10 @@ class Delay(Augmentation):
         return {"delay_ms": delays_ms[choice]}
 
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
-        offset = parameters["delay_ms"] * self.sample_rate // 1000  # [n], samples
-        source = torch.arange(x.shape[-1], device=x.device) - offset[:, None, None]  # [n, 1, T]
-        echo = x.gather(-1, source.clamp(min=0)).masked_fill(source < 0, 0)
-        return (x + self.volume_factor * echo) / 2
+        n_rows, _, n_samples = x.shape
+        offset = (parameters["delay_ms"] * self.sample_rate // 1000).clamp(max=n_samples)
+        # Each echo is one slice of all rows in a line, with silence before each: one copy a row.
+        line = torch.nn.functional.pad(x, (n_samples, 0)).flatten()
+        start = torch.arange(1, 2 * n_rows, 2, device=x.device) * n_samples - offset
+        echo = line.unfold(0, n_samples, 1).index_select(0, start)[:, None]
+        return torch.add(x, echo, alpha=self.volume_factor) / 2

@@ -7,9 +7,10 @@ from simclr import SimCLR
 from torch import Tensor
 
 from clmr.audio import pcm_to_float
-from clmr.augmentations import AUGMENTATIONS, build_chain
+from clmr.augmentations import AUGMENTATIONS, Chain, Draw, build_chain
 from clmr.config import Config
 from clmr.encoders import ENCODERS
+from clmr.errors import ConfigError
 from clmr.losses import LOSSES
 from clmr.registry import lookup
 
@@ -34,14 +35,23 @@ class ContrastiveLearning(pl.LightningModule):
         self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
         self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
         self.generator = torch.Generator()
-        probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
-        self.augment = build_chain(
-            AUGMENTATIONS, probabilities, config.sample_rate, self.generator
-        )
+        self.augment = chain_of(config, self.generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode: float `[B, 1, T]` -> h `[B, F]`."""
         return self.model.encoder(x)
+
+    def draw(self, n_clips: int, stream: int, step: int) -> dict[str, Draw]:
+        """Draw the augmentations of a batch: rows 0 to B - 1 are its views i, the others j.
+
+        Args:
+            n_clips: Clips B in the batch.
+            stream: `TRAIN` or `VALID`.
+            step: Number of the step in its stream.
+        """
+        seed = np.random.SeedSequence((self.config.seed, self.global_rank, stream, step))
+        self.generator.manual_seed(int(seed.generate_state(1)[0]))
+        return self.augment.draw(2 * n_clips)
 
     def views(self, pcm: Tensor, stream: int, step: int) -> tuple[Tensor, Tensor]:
         """Make the two augmented views of a batch.
@@ -54,11 +64,9 @@ class ContrastiveLearning(pl.LightningModule):
         Shape:
             int16 `[B, 2, T]` -> float32 `[B, 1, T]`, float32 `[B, 1, T]`.
         """
-        seed = np.random.SeedSequence((self.config.seed, self.global_rank, stream, step))
-        self.generator.manual_seed(int(seed.generate_state(1)[0]))
         x = pcm_to_float(pcm)  # [B, 2, T]
         x = x.transpose(0, 1).reshape(2 * len(pcm), 1, -1)  # [2B, 1, T]: all i, then all j views
-        x_i, x_j = self.augment(x).chunk(2)
+        x_i, x_j = self.augment.apply(x, self.draw(len(pcm), stream, step)).chunk(2)
         return x_i, x_j
 
     def training_step(self, pcm: Tensor, batch_idx: int) -> Tensor:
@@ -79,3 +87,22 @@ class ContrastiveLearning(pl.LightningModule):
     def _step(self, pcm: Tensor, stream: int, step: int) -> Tensor:
         _, _, z_i, z_j = self.model(*self.views(pcm, stream, step))
         return self.loss(z_i, z_j)
+
+
+def chain_of(config: Config, generator: torch.Generator) -> Chain:
+    """The chain of augmentations that the settings ask for.
+
+    Raises:
+        ConfigError: One of them does not do at the sample rate.
+    """
+    probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
+    try:
+        return build_chain(
+            AUGMENTATIONS, probabilities, config.sample_rate, generator, config.augment_chunk
+        )
+    except ValueError as error:
+        name = str(error).split(":")[0]
+        raise ConfigError(
+            f"--transforms_{error} at --sample_rate {config.sample_rate}; give "
+            f"--transforms_{name} 0, or a higher sample rate"
+        ) from error

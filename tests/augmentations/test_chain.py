@@ -4,8 +4,16 @@ import math
 
 import pytest
 import torch
+import yaml
 
-from clmr.augmentations import AUGMENTATIONS, Augmentation, Chain, build_chain
+from clmr.augmentations import (
+    AUGMENTATIONS,
+    Augmentation,
+    Chain,
+    Draw,
+    build_chain,
+    drawn_for,
+)
 
 SAMPLE_RATE = 8000
 
@@ -51,7 +59,7 @@ def test_each_step_has_the_probability_of_its_name():
 
 
 def test_steps_that_ask_for_the_sample_rate_are_given_it():
-    chain = build_chain({"rated": Rated, "add": Add}, {"rated": 0, "add": 0}, 12_345)
+    chain = build_chain({"rated": Rated, "add": Add}, {"rated": 0.5, "add": 0}, 12_345)
     assert chain.steps["rated"].sample_rate == 12_345
 
 
@@ -108,6 +116,33 @@ def test_a_chain_without_steps_changes_nothing():
     assert torch.equal(Chain({})(x), x)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_a_chain_shows_its_steps(name):
-    assert f"{name}: {AUGMENTATIONS[name].__name__}(p=0.5" in repr(whole_chain())
+def test_a_chain_reads_like_the_settings_it_was_built_from():
+    probabilities = {name: k / 10 for k, name in enumerate(AUGMENTATIONS)}
+    text = repr(build_chain(AUGMENTATIONS, probabilities, SAMPLE_RATE))
+    expected = {f"transforms_{name}": p for name, p in probabilities.items() if p}
+    assert yaml.safe_load(text) == expected
+    assert list(yaml.safe_load(text)) == list(expected)
+    assert "Gain(p=0.2, min_gain_db=-20.0, max_gain_db=-1.0)" in text
+
+
+def test_a_step_that_is_never_applied_is_left_out():
+    assert list(build_chain({"add": Add, "double": Double}, {"add": 0, "double": 1}, 1).steps) == [
+        "double"
+    ]
+
+
+def test_a_step_that_does_not_do_at_the_sample_rate_is_named():
+    expected = "filters: lowpass_freq: got 2200 to 4000, allowed: .* 1 to 2000"
+    with pytest.raises(ValueError, match=expected):
+        build_chain(AUGMENTATIONS, dict.fromkeys(AUGMENTATIONS, 0.5), 4000)
+
+
+def test_what_was_drawn_for_a_row_is_told_by_step():
+    draws = {
+        "add": Draw(torch.tensor([0, 2]), {}),
+        "gain": Draw(torch.tensor([1, 2]), {"gain_db": torch.tensor([-3.0, -4.5])}),
+    }
+    assert drawn_for(draws, 0) == {"add": {}}
+    assert drawn_for(draws, 1) == {"gain": {"gain_db": -3.0}}
+    assert drawn_for(draws, 2) == {"add": {}, "gain": {"gain_db": -4.5}}
+    assert drawn_for(draws, 3) == {}
