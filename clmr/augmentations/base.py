@@ -76,7 +76,8 @@ class Augmentation:
         for first in range(0, len(draw.rows), n_at_once):
             part = slice(first, first + n_at_once)
             own = {name: value[part] for name, value in parameters.items()}
-            x[rows[part]] = self.apply(x[rows[part]], own).to(x.dtype)
+            y = self.apply(x.index_select(0, rows[part]), own)
+            x.index_copy_(0, rows[part], y.to(x.dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Augment a batch.

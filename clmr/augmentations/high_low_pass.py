@@ -7,7 +7,7 @@ from clmr.augmentations.base import Augmentation, Parameters, check_range
 from clmr.augmentations.fast_length import fast_length
 
 ZERO_CROSSINGS = 8  # of the sinc, on both sides together; as julius has it
-BLOCK = 8  # a block is at least so many times as long as half of the longest filter
+BLOCK = 4  # a block is at least so many times as long as the longest filter
 
 
 class HighLowPass(Augmentation):
@@ -95,7 +95,7 @@ def convolve(x: Tensor, taps: Tensor) -> Tensor:
         float `[N, T]`, float `[N, 2 * reach + 1]` -> float `[N, T]`.
     """
     n_samples, n_extra = x.shape[1], taps.shape[1] - 1
-    block = min(fast_length(BLOCK * n_extra // 2 + 1), fast_length(n_samples + n_extra))
+    block = min(1 << (BLOCK * n_extra).bit_length(), fast_length(n_samples + n_extra))
     hop = block - n_extra
     n_blocks = -(-n_samples // hop)
     edges = (n_extra // 2, n_blocks * hop - n_samples + n_extra // 2)

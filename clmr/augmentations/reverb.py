@@ -162,7 +162,8 @@ def wet_responses(
     of_column = tables.roots[delays * column % circle.n_fft]  # [N, 16, COLUMNS]
 
     feedback, damping = room.feedback.to(dtype), room.damping.to(dtype)
-    loop = feedback * (1 - damping) / (1 - damping * tables.inverse)  # [N, n_lines, COLUMNS]
+    # [N, n_lines, COLUMNS]; a complex division would cost as much as twelve reciprocals
+    loop = (1 - damping * tables.inverse).reciprocal_().mul_(feedback * (1 - damping))
     responses = []
     for ear, allpass in enumerate(tables.allpass):
         total = torch.zeros_like(loop)
