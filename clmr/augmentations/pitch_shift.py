@@ -14,7 +14,7 @@ MOST_SEMITONES = 24
 LEAST_RATE_HZ = 1000  # below it a segment is too few samples
 LEAD = TAPS // 2 - 1  # samples that interpolation needs before a position
 EDGE = 0.05  # of the pass band, over which the anti-alias filter falls
-RESAMPLED_AT_ONCE = 2**20  # samples, on the CPU: what fits the caches
+RESAMPLED_AT_ONCE = 2**19  # samples, on the CPU: what fits the caches
 
 
 class PitchShift(Augmentation):

@@ -17,6 +17,7 @@ STEREO = 12  # by which the delays of the second ear differ, with alternating si
 WET = 0.015
 LEAST_FEEDBACK, MOST_FEEDBACK = 0.3, 0.98
 COLUMNS = 256  # of the table of bins; any number near the root of how many there are does
+LEAST_FFT = 4096  # below it, the radius is so large that powers of it overflow
 LEAST_RATE_HZ = 1000  # below it delays are too few samples
 
 
@@ -75,7 +76,8 @@ class Reverb(Augmentation):
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
         room = Room.of(**parameters, sample_rate=self.sample_rate)
         circle = Circle.for_length(x.shape[-1], self.exact)
-        response = 1 + sum(wet_responses(room, circle, self.sample_rate, x.dtype)) / 2
+        left, right = wet_responses(room, circle, self.sample_rate, x.dtype)
+        response = left.add_(right).mul_(0.5).add_(1)  # in mono, with the direct sound
         return filter_on(circle, x[:, 0], response)[:, None]
 
 
@@ -126,7 +128,7 @@ class Circle(NamedTuple):
 
         The first is divided by radius ** n_fft; the second multiplied, by the end of the FFT.
         """
-        n_fft = fast_length(2 * n_samples if exact else n_samples)
+        n_fft = fast_length(max(2 * n_samples if exact else n_samples, LEAST_FFT))
         return cls(n_fft, (1e5 if exact else 3e3) ** (1 / n_fft))
 
 
@@ -137,7 +139,7 @@ def filter_on(circle: Circle, x: Tensor, response: Tensor) -> Tensor:
         float `[N, T]`, complex `[N, n_fft // 2 + 1]` -> float `[N, T]`.
     """
     decay = _decay(circle, x.shape[1], x.dtype, x.device)
-    spectra = torch.fft.rfft(x * decay, circle.n_fft) * response
+    spectra = torch.fft.rfft(x * decay, circle.n_fft).mul_(response)
     return torch.fft.irfft(spectra, circle.n_fft)[:, : x.shape[1]] / decay
 
 
@@ -164,14 +166,14 @@ def wet_responses(
     feedback, damping = room.feedback.to(dtype), room.damping.to(dtype)
     # [N, n_lines, COLUMNS]; a complex division would cost as much as twelve reciprocals
     loop = (1 - damping * tables.inverse).reciprocal_().mul_(feedback * (1 - damping))
-    responses = []
-    for ear, allpass in enumerate(tables.allpass):
-        total = torch.zeros_like(loop)
-        for comb in range(len(COMBS) * ear, len(COMBS) * (ear + 1)):
-            power = of_line[:, comb, :, None] * of_column[:, comb, None, :]
-            total += power.sub_(loop).reciprocal_()
-        responses.append((total * allpass).view(n_rows, -1)[:, : circle.n_fft // 2 + 1])
-    return tuple(responses)
+    power = torch.empty_like(loop)
+    responses = torch.zeros((2, *loop.shape), dtype=loop.dtype, device=loop.device)
+    for comb in range(2 * len(COMBS)):
+        torch.mul(of_line[:, comb, :, None], of_column[:, comb, None, :], out=power)
+        responses[comb // len(COMBS)] += power.sub_(loop).reciprocal_()
+    responses *= tables.allpass[:, None]
+    left, right = responses.view(2, n_rows, -1)[..., : circle.n_fft // 2 + 1]
+    return left, right
 
 
 class _Tables(NamedTuple):

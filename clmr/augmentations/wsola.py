@@ -80,10 +80,18 @@ def find_splices(x: Tensor, speed: Tensor, n_segments: list[int], cut: Segmentat
 
 
 def _sliding_energy(x: Tensor, length: int) -> Tensor:
-    """Energy of each stretch of `length` samples, summed in float64.
+    """Energy of each stretch of `length` samples, from those of powers of two.
 
     Shape:
         float `[..., L]` -> float `[..., L - length + 1]`.
     """
-    total = torch.nn.functional.pad(x.double().square().cumsum(-1), (1, 0))
-    return (total[..., length:] - total[..., :-length]).to(x.dtype)
+    n_stretches = x.shape[-1] - length + 1
+    energy, width = x.square(), 1  # of each stretch of `width` samples
+    total, covered = 0, 0
+    while covered < length:
+        if length & width:
+            total = total + energy[..., covered : covered + n_stretches]
+            covered += width
+        energy = energy[..., :-width] + energy[..., width:]
+        width *= 2
+    return total
