@@ -24,6 +24,7 @@ setup(
         "soxr",
         "pyyaml",
         "tensorboard",
+        "matplotlib>=3.10",
         "filelock",
         "tqdm",
     ],

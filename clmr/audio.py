@@ -1,5 +1,6 @@
-"""Audio files to 16-bit mono PCM: decode anything, mix to mono, resample, round."""
+"""Audio files to 16-bit mono PCM: decode anything, mix to mono, resample, round; and back."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -59,6 +60,25 @@ def decode(path: str | Path, sample_rate: int) -> Decoded:
         x = soxr.resample(x, source_rate, sample_rate, quality="HQ")
     n_clamped = int(np.count_nonzero(np.abs(x) > 1))
     return Decoded(float_to_pcm(torch.from_numpy(x)), n_clamped)
+
+
+def save_audio(path: Path, pcm: Tensor, sample_rate: int) -> None:
+    """Write mono PCM as a wav file of 16 bits.
+
+    Args:
+        path: Where to.
+        pcm: Samples.
+        sample_rate: Of the samples [Hz].
+
+    Shape:
+        pcm: int16 `[n_samples]`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    wav = io.BytesIO()  # written by ourselves: libsndfile gives no reason when the disk is full
+    soundfile.write(wav, pcm.numpy(), sample_rate, subtype="PCM_16", format="WAV")
+    path.write_bytes(wav.getbuffer())
 
 
 def pcm_to_float(pcm: Tensor) -> Tensor:

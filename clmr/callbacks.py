@@ -12,6 +12,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
+from clmr.augmentations import drawn_for
+from clmr.drawn import as_table
 from clmr.modules.contrastive_learning import TRAIN
 
 
@@ -70,21 +72,27 @@ class ThroughputLogger(Callback):
 
 
 class ViewsLogger(Callback):
-    """Log the two augmented views of the first clip of each epoch, as the step will see them."""
+    """Log the two augmented views of the first clip of each epoch, as the step will see them.
+
+    Beside each, under TEXT, is what was drawn for it.
+    """
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
         if batch_idx or not trainer.is_global_zero:
             return
-        x_i, x_j = module.views(batch, TRAIN, trainer.global_step)
-        for name, x in (("i", x_i), ("j", x_j)):
-            trainer.logger.experiment.add_audio(
-                f"views/{name}",
-                x[0].float().cpu().clamp(-1, 1),
-                trainer.global_step,
-                sample_rate=module.config.sample_rate,
-            )
+        events, step = trainer.logger.experiment, trainer.global_step
+        x_i, x_j = module.views(batch, TRAIN, step)
+        draws = module.draw(len(batch), TRAIN, step)
+        for name, x, row in (("i", x_i, 0), ("j", x_j, len(batch))):
+            x = x[0].float().cpu().clamp(-1, 1)
+            events.add_audio(f"views/{name}", x, step, sample_rate=module.config.sample_rate)
+            drawn = drawn_for(draws, row)
+            said = as_table(drawn) if drawn else "crop only"
+            if batch.is_floating_point():  # augmented already, where it was read
+                said = "augmented by the reference chain, which does not tell what it drew"
+            events.add_text(f"views/{name}", said, step)
 
 
 class EndOnInterrupt(Callback):

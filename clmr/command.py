@@ -1,4 +1,4 @@
-"""What the scripts share: settings in, a summary or one clear error out."""
+"""What the scripts and commands share: settings in, a summary or one clear error out."""
 
 import io
 import logging
@@ -6,14 +6,24 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from clmr.config import Config, load_config
+from clmr.arguments import Arguments
+from clmr.config import load_config
 from clmr.errors import ClmrError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def run(workflow: Callable[[Config], object], argv: list[str] | None = None) -> int:
+def run(
+    workflow: Callable[..., object],
+    argv: list[str] | None = None,
+    arguments: Arguments | None = None,
+) -> int:
     """Run a workflow with the settings of the command line, and print what it returns if anything.
+
+    Args:
+        workflow: Called with a `Config`, and with the arguments by name.
+        argv: The command line without the program's name; None takes it from `sys.argv`.
+        arguments: What the command takes besides settings.
 
     Returns:
         Exit status: 0, or 1 after an error that the user can mend, or 130 after Ctrl-C.
@@ -26,7 +36,9 @@ def run(workflow: Callable[[Config], object], argv: list[str] | None = None) -> 
         logging.getLogger(chatty).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|simclr")
     try:
-        result = workflow(load_config(argv))
+        argv = sys.argv[1:] if argv is None else argv
+        own, settings = arguments.split(argv) if arguments else ({}, argv)
+        result = workflow(load_config(settings), **own)
         if result is not None:
             print(result)
     except ClmrError as error:

@@ -12,15 +12,17 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 # From bottom to top. A module imports only from rows below its own; a package counts as one module.
 ROWS = (
     {"errors"},
-    {"registry"},
+    {"drawn", "registry"},
     {"allocator", "audio", "config", "processes"},
-    {"augmentations", "datasets", "device", "encoders", "losses", "metrics", "rundir", "store"},
-    {"checkpoint_io", "shards", "slices"},
+    {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
+    | {"rundir", "store"},
+    {"checkpoint_io", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "preprocess"},
     {"probe"},
-    {"evaluate", "train"},
+    {"augment", "evaluate", "train"},
     {"command"},
+    {"__main__"},
 )
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 TOP = len(ROWS)  # where a module is that has no row yet
@@ -31,6 +33,7 @@ ONLY_IN = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "jsonargparse": {"config"},
+    "matplotlib": {"spectrograms"},
     "pyarrow": {"store"},
     "sklearn": {"metrics"},
     "simclr": {"modules/contrastive_learning"},
@@ -39,7 +42,8 @@ ONLY_IN = {
     "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "modules", "probe", "train"},
     "lightning_fabric": {"checkpoint_io"},
     # The other modules take plain arguments.
-    "clmr.config": {"command", "datamodule", "evaluate", "modules", "preprocess", "probe", "train"},
+    "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
+    | {"preprocess", "probe", "train"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
