@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from clmr.augmentations import AUGMENTATIONS
+from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
 from clmr.datasets import Clip
 from clmr.errors import ConfigError
@@ -64,7 +66,9 @@ def check_audio_length(store: PcmStore, audio_length: int) -> None:
 
 
 class ContrastiveDataModule(pl.LightningDataModule):
-    """Pairs of crops for pretraining, int16 `[B, 2, T]`.
+    """Pairs of crops for pretraining: int16 `[B, 2, T]`, to be augmented on the device.
+
+    With `augmentations: reference` they are augmented where they are read: float32 `[B, 2, T]`.
 
     Args:
         config: Settings.
@@ -72,7 +76,7 @@ class ContrastiveDataModule(pl.LightningDataModule):
         clips: The dataset's clips.
 
     Raises:
-        ConfigError: `audio_length` is longer than any clip, or there are too few clips.
+        ConfigError: `audio_length` is longer than any clip, or shorter than the reference's echo.
     """
 
     def __init__(self, config: Config, store: PcmStore, clips: list[Clip]) -> None:
@@ -81,6 +85,7 @@ class ContrastiveDataModule(pl.LightningDataModule):
         check_audio_length(store, config.audio_length)
         self.train = select_split(store, clips, "train", config.audio_length)
         self.valid = select_split(store, clips, "valid", config.audio_length)
+        self.augment = reference_of(config) if config.augmentations == "reference" else None
 
     def check_enough_clips(self, n_devices: int) -> None:
         """Refuse a batch in which a clip has no other clip to be told from."""
@@ -104,10 +109,18 @@ class ContrastiveDataModule(pl.LightningDataModule):
         return len(self.valid.clips) >= max(2, n_devices)
 
     def train_dataloader(self) -> DataLoader:
+        if self.augment and not self.config.workers and self._rank() == 0:
+            log.info(
+                "the reference augmentations run on the main process, one crop at a time: "
+                "--workers N runs them on N processes"
+            )
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.valid, shuffle=False)
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
         config, workers = self.config, self.config.workers or 0
@@ -118,11 +131,11 @@ class ContrastiveDataModule(pl.LightningDataModule):
             config.batch_size,
             config.seed,
             shuffle,
-            rank=self.trainer.global_rank if self.trainer else 0,
+            rank=self._rank(),
             world_size=self.trainer.world_size if self.trainer else 1,
         )
         return DataLoader(
-            Slices(self.store, config.audio_length),
+            Slices(self.store, config.audio_length, self.augment),
             sampler=sampler,
             batch_size=None,  # a batch is read at once
             num_workers=workers,
@@ -130,6 +143,22 @@ class ContrastiveDataModule(pl.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def reference_of(config: Config) -> ReferenceChain:
+    """The chain of torchaudio-augmentations that the settings ask for.
+
+    Raises:
+        ConfigError: Crops are too short for it.
+    """
+    probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
+    try:
+        return ReferenceChain(probabilities, config.sample_rate, config.audio_length)
+    except ValueError as error:
+        raise ConfigError(
+            f"--transforms_{error} at --sample_rate {config.sample_rate}; give "
+            "--transforms_delay 0, or a longer --audio_length"
+        ) from error
 
 
 def _leave_ctrl_c_to_the_parent(_: int) -> None:

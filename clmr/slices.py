@@ -1,6 +1,6 @@
 """Slices of a store in batches: random crops to train on, regular windows to evaluate on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clmr.audio import pcm_to_float
 from clmr.store import PcmStore
 
 N_VIEWS = 2
+Augment = Callable[[Tensor, int], Tensor]  # float32 [1, T] and a seed -> float32 [1, T]
 
 
 class Places(NamedTuple):
@@ -19,10 +21,12 @@ class Places(NamedTuple):
     Shape:
         clips: int `[B]`, numbers of clips in the store.
         starts: int `[B, V]`, first sample of each of the V slices of a clip.
+        seeds: int `[B, V]`, of whatever is drawn for each slice; None where nothing is.
     """
 
     clips: np.ndarray
     starts: np.ndarray
+    seeds: np.ndarray | None = None
 
 
 class Slices(Dataset):
@@ -31,22 +35,30 @@ class Slices(Dataset):
     Args:
         store: Where the clips are.
         n_samples: Length T of a slice.
+        augment: Applied to each slice with its seed, where slices are read; None leaves them.
     """
 
-    def __init__(self, store: PcmStore, n_samples: int) -> None:
-        self.store, self.n_samples = store, n_samples
+    def __init__(self, store: PcmStore, n_samples: int, augment: Augment | None = None) -> None:
+        self.store, self.n_samples, self.augment = store, n_samples, augment
 
     def __getitem__(self, places: Places) -> Tensor:
         """Copy a batch out of the mapped store.
 
         Shape:
-            int16 `[B, V, T]`.
+            int16 `[B, V, T]`; float32 `[B, V, T]` if it is augmented.
         """
         batch = np.empty((*places.starts.shape, self.n_samples), dtype=np.int16)
-        for row, (clip, starts) in enumerate(zip(*places, strict=True)):
+        for row, (clip, starts) in enumerate(zip(places.clips, places.starts, strict=True)):
             for view, start in enumerate(starts):
                 batch[row, view] = self.store.read(clip, start, self.n_samples)
-        return torch.from_numpy(batch)
+        pcm = torch.from_numpy(batch)
+        return pcm if self.augment is None else self._augmented(pcm, places.seeds)
+
+    def _augmented(self, pcm: Tensor, seeds: np.ndarray) -> Tensor:
+        x = pcm_to_float(pcm)  # [B, V, T]
+        for row, view in np.ndindex(seeds.shape):
+            x[row, view] = self.augment(x[row, view][None], int(seeds[row, view]))[0]
+        return x
 
 
 class CropSampler(Sampler):
@@ -95,10 +107,11 @@ class CropSampler(Sampler):
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.clips)) if self.shuffle else np.arange(len(self.clips))
         starts = rng.integers(0, self.n_starts[order, None], (len(order), N_VIEWS))
+        seeds = rng.integers(0, 2**63, (len(order), N_VIEWS))
         for batch in range(len(self)):
             first = (batch * self.world_size + self.rank) * self.batch_size
             part = slice(first, first + self.batch_size)
-            yield Places(self.clips[order[part]], starts[part])
+            yield Places(self.clips[order[part]], starts[part], seeds[part])
 
 
 def window_places(clips: np.ndarray, n_samples: np.ndarray, window: int) -> Places:

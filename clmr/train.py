@@ -32,7 +32,7 @@ DEFAULT_MAX_EPOCHS = 200
 # What a resumed run may change: where things are and when to stop. All else is the experiment.
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
-    + ["max_epochs", "max_steps", "checkpoint_path", "baselines"]
+    + ["max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )

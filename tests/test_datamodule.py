@@ -12,8 +12,10 @@ import pytorch_lightning as pl
 import torch
 from fixtures_store import samples_of, write_store
 
+from clmr.augmentations import AUGMENTATIONS
+from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
-from clmr.datamodule import ContrastiveDataModule, check_audio_length, select_split
+from clmr.datamodule import ContrastiveDataModule, Split, check_audio_length, select_split
 from clmr.datasets import Clip
 from clmr.errors import ConfigError
 from clmr.slices import CropSampler
@@ -186,6 +188,81 @@ def test_a_reading_process_goes_on_after_ctrl_c_until_its_parent_ends(store):
     assert len([first, *batches]) == 4  # more than are read in advance
 
 
+# Augmented where they are read.
+
+SHORT = {f"transforms_{name}": 0 for name in ("filters", "delay", "pitch", "reverb")}
+REFERENCE = SHORT | {"augmentations": "reference", "transforms_gain": 1, "transforms_noise": 1}
+of_theirs = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+
+
+def epoch_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return torch.cat(list(loader))
+
+
+@of_theirs
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_the_reference_chain_each_crop_is_augmented_by_its_seed(store, workers):
+    data = module(store, workers=workers, **REFERENCE)
+    probabilities = dict.fromkeys(AUGMENTATIONS, 0) | {"polarity": 0.8, "noise": 1, "gain": 1}
+    chain = ReferenceChain(probabilities, 22_050, CROP)
+    sampler = CropSampler(data.train.clips, store.n_samples[data.train.clips], CROP, 2, 42)
+    for batch, places in zip(data.train_dataloader(), sampler, strict=True):
+        assert batch.dtype == torch.float32
+        for row, view in np.ndindex(2, 2):
+            pcm = store.read(places.clips[row], places.starts[row, view], CROP)
+            crop = torch.from_numpy(pcm / np.float32(2**15))[None]
+            expected = chain(crop, int(places.seeds[row, view]))
+            assert torch.equal(batch[row, view], expected[0])
+            assert not torch.equal(batch[row, view], crop[0])
+
+
+@of_theirs
+def test_two_views_and_two_epochs_differ_even_of_clips_as_long_as_a_crop(store):
+    data = module(store, audio_length=300, **REFERENCE)
+    data.train = Split(np.array([NUMBER["a"]] * 2), np.zeros((2, 0), np.uint8))
+    loader = data.train_dataloader()
+    views = torch.cat([epoch_of(loader, epoch).flatten(0, 1) for epoch in (0, 1)])
+    assert len(views.unique(dim=0)) == 2 * 2 * 2
+    assert torch.equal(epoch_of(loader, 1).flatten(0, 1), views[4:])
+
+
+@of_theirs
+def test_validation_by_the_reference_chain_is_the_same_every_time(store):
+    loader = module(store, **REFERENCE).val_dataloader()
+    assert torch.equal(epoch_of(loader, 0), epoch_of(loader, 3))
+
+
+@pytest.mark.parametrize(
+    ("changed", "rank", "n_hints"),
+    [
+        (REFERENCE, 0, 1),
+        (REFERENCE, 1, 0),
+        (REFERENCE | {"workers": 0}, 0, 1),
+        (REFERENCE | {"workers": 2}, 0, 0),
+        ({}, 0, 0),
+    ],
+)
+def test_that_workers_would_help_the_reference_chain_is_said_once(
+    store, caplog, changed, rank, n_hints
+):
+    trainer = SimpleNamespace(global_rank=rank, world_size=2)
+    data = module(store, trainer, **changed)
+    with caplog.at_level("INFO", "clmr.datamodule"):
+        data.train_dataloader()
+        data.val_dataloader()
+    assert sum("--workers N runs them on N" in line for line in caplog.messages) == n_hints
+
+
+def test_crops_shorter_than_the_echo_of_the_reference_chain_are_refused(store):
+    expected = (
+        "--transforms_delay: got crops of 50 samples for one of 9922 at --sample_rate 22050; "
+        "give --transforms_delay 0, or a longer --audio_length"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        module(store, **(REFERENCE | {"transforms_delay": 0.3}))
+
+
 class Recorder(pl.LightningModule):
     """Keeps what it is given."""
 
@@ -217,7 +294,7 @@ def test_in_training_every_epoch_has_the_crops_of_its_number(store, workers):
         for found, places in zip(recorder.epochs[epoch], sampler, strict=True):
             expected = [
                 [store.read(clip, start, CROP) for start in starts]
-                for clip, starts in zip(*places, strict=True)
+                for clip, starts in zip(places.clips, places.starts, strict=True)
             ]
             assert np.array_equal(found, np.array(expected))
     assert not torch.equal(recorder.epochs[0][0], recorder.epochs[1][0])

@@ -27,8 +27,9 @@ def epoch_of(sampler, epoch=0):
 
 def same(a, b):
     return len(a) == len(b) and all(
-        np.array_equal(x.clips, y.clips) and np.array_equal(x.starts, y.starts)
+        np.array_equal(mine, other)
         for x, y in zip(a, b, strict=True)
+        for mine, other in zip(x, y, strict=True)
     )
 
 
@@ -104,6 +105,19 @@ def test_seed_and_epoch_decide_everything():
     assert same(epoch_of(sampler(seed=3), 5), epoch_of(sampler(seed=3), 5))
 
 
+def test_every_crop_has_a_seed_of_its_own_in_every_epoch():
+    # Clips as long as a crop: only the seed tells their views apart, and their epochs.
+    seeds = [
+        batch.seeds
+        for seed in range(5)
+        for epoch in range(5)
+        for batch in epoch_of(sampler(n_samples=CROP, seed=seed), epoch)
+    ]
+    assert {pairs.shape for pairs in seeds} == {(3, 2)}
+    assert len(np.unique(seeds)) == 5 * 5 * 9 * 2
+    assert np.min(seeds) >= 0
+
+
 def test_validation_has_the_same_crops_in_the_order_of_the_clips_in_every_epoch():
     fixed = sampler(shuffle=False)
     first = epoch_of(fixed, 0)
@@ -145,10 +159,27 @@ def test_a_batch_holds_the_samples_of_its_places(store):
             assert np.array_equal(batch[row, view], expected)
 
 
-def test_the_number_of_reading_processes_changes_nothing(store):
+def mark(x, seed):
+    """Instead of augmentation: the seed where the first sample was."""
+    assert x.shape == (1, CROP)
+    return torch.cat([torch.tensor([[float(seed)]]), -x[:, 1:]], dim=1)
+
+
+def test_each_slice_is_augmented_in_float_by_its_own_seed(store):
+    starts, seeds = np.array([[350, 0], [17, 250], [1, 0]]), np.arange(6).reshape(3, 2)
+    places = Places(np.array([6, 0, 5]), starts, seeds)
+    batch = Slices(store, CROP, mark)[places]
+    assert batch.dtype == torch.float32
+    assert batch[..., 0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    plain = Slices(store, CROP)[places]
+    assert torch.equal(batch[..., 1:], -plain[..., 1:] / 32768)
+
+
+@pytest.mark.parametrize("augment", [None, mark])
+def test_the_number_of_reading_processes_changes_nothing(store, augment):
     def read(workers):
         chosen = CropSampler(np.arange(8), store.n_samples, CROP, batch_size=2, seed=1)
-        slices = Slices(store, CROP)
+        slices = Slices(store, CROP, augment)
         return list(DataLoader(slices, sampler=chosen, batch_size=None, num_workers=workers))
 
     here, elsewhere = read(0), read(2)

@@ -218,13 +218,14 @@ def test_resuming_a_run_that_is_done_says_what_to_raise(home, resumed):
 
 
 def test_resuming_with_other_settings_is_refused_and_lists_them(home, whole):
-    changed = {"temperature": 0.1, "batch_size": 2, "seed": 1}
-    free = {"max_epochs": 9, "log_every_n_steps": 5, "finetuner_mlp": 1}
+    changed = {"temperature": 0.1, "batch_size": 2, "seed": 1, "augmentations": "reference"}
+    free = {"max_epochs": 9, "log_every_n_steps": 5, "finetuner_mlp": 1, "augment_chunk": 4}
     config = config_of(home, checkpoint_path=whole.last, **changed, **free)
     with pytest.raises(CheckpointError) as error:
         train(config)
     listed = re.findall(r"^  --(\w+): (.*) in the checkpoint, (.*) now$", str(error.value), re.M)
     assert sorted(listed) == [
+        ("augmentations", "clmr", "reference"),
         ("batch_size", "3", "2"), ("seed", "42", "1"), ("temperature", "0.5", "0.1"),
     ]  # fmt: skip
     assert f"--config {home}/whole/hparams.yaml" in str(error.value)
@@ -300,6 +301,27 @@ def test_loading_in_other_processes_changes_nothing(home, one_step):
     changed = {"run_dir": home / "workers", "workers": 1}
     with_workers = train(config_of(home, max_steps=1, max_epochs=9, **changed))
     assert same(weights(with_workers), weights(one_step))
+
+
+# The reference chain.
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of theirs
+def test_the_reference_chain_gives_one_loss_in_every_run_on_any_number_of_workers(
+    home, one_step, caplog
+):
+    losses, hints = [], []
+    for number, workers in enumerate((0, 0, 2)):
+        changed = {"augmentations": "reference", "workers": workers, "max_steps": 2}
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "clmr"):
+            train(config_of(home, run_dir=home / f"reference-{number}", **changed))
+        losses.append(curve(home / f"reference-{number}", "Train/loss_step"))
+        hints.append(sum("--workers N runs them on N" in line for line in caplog.messages))
+    assert sorted(losses[0]) == [0, 1]
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0][0] != curve(one_step.run_dir, "Train/loss_step")[0]
+    assert hints == [1, 1, 0]
 
 
 # Data that is not there, or not enough.

@@ -35,7 +35,8 @@ class ContrastiveLearning(pl.LightningModule):
         self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
         self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
         self.generator = torch.Generator()
-        self.augment = chain_of(config, self.generator)
+        chain = chain_of(config, self.generator)  # those of `reference` have the same limits
+        self.augment = chain if config.augmentations == "clmr" else Chain({})
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode: float `[B, 1, T]` -> h `[B, F]`."""
@@ -53,29 +54,29 @@ class ContrastiveLearning(pl.LightningModule):
         self.generator.manual_seed(int(seed.generate_state(1)[0]))
         return self.augment.draw(2 * n_clips)
 
-    def views(self, pcm: Tensor, stream: int, step: int) -> tuple[Tensor, Tensor]:
+    def views(self, crops: Tensor, stream: int, step: int) -> tuple[Tensor, Tensor]:
         """Make the two augmented views of a batch.
 
         Args:
-            pcm: Pairs of crops.
+            crops: Pairs of crops: int16 of the store, or float where they were augmented already.
             stream: `TRAIN` or `VALID`.
             step: Number of the step in its stream.
 
         Shape:
-            int16 `[B, 2, T]` -> float32 `[B, 1, T]`, float32 `[B, 1, T]`.
+            int16 or float32 `[B, 2, T]` -> float32 `[B, 1, T]`, float32 `[B, 1, T]`.
         """
-        x = pcm_to_float(pcm)  # [B, 2, T]
-        x = x.transpose(0, 1).reshape(2 * len(pcm), 1, -1)  # [2B, 1, T]: all i, then all j views
-        x_i, x_j = self.augment.apply(x, self.draw(len(pcm), stream, step)).chunk(2)
+        x = crops if crops.is_floating_point() else pcm_to_float(crops)  # [B, 2, T]
+        x = x.transpose(0, 1).reshape(2 * len(x), 1, -1)  # [2B, 1, T]: all i, then all j views
+        x_i, x_j = self.augment.apply(x, self.draw(len(crops), stream, step)).chunk(2)
         return x_i, x_j
 
-    def training_step(self, pcm: Tensor, batch_idx: int) -> Tensor:
-        loss = self._step(pcm, TRAIN, self.global_step)
+    def training_step(self, crops: Tensor, batch_idx: int) -> Tensor:
+        loss = self._step(crops, TRAIN, self.global_step)
         self.log("Train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, prog_bar=True)
         return loss
 
-    def validation_step(self, pcm: Tensor, batch_idx: int) -> Tensor:
-        loss = self._step(pcm, VALID, batch_idx)
+    def validation_step(self, crops: Tensor, batch_idx: int) -> Tensor:
+        loss = self._step(crops, VALID, batch_idx)
         self.log("Valid/loss", loss, on_epoch=True, sync_dist=True, prog_bar=True)
         return loss
 
@@ -84,8 +85,8 @@ class ContrastiveLearning(pl.LightningModule):
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 
-    def _step(self, pcm: Tensor, stream: int, step: int) -> Tensor:
-        _, _, z_i, z_j = self.model(*self.views(pcm, stream, step))
+    def _step(self, crops: Tensor, stream: int, step: int) -> Tensor:
+        _, _, z_i, z_j = self.model(*self.views(crops, stream, step))
         return self.loss(z_i, z_j)
 
 

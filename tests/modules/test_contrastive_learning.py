@@ -109,6 +109,19 @@ def test_what_is_drawn_is_a_function_of_seed_device_stream_and_step(stand):
         assert not same(views(**other), views())
 
 
+def test_crops_that_were_augmented_where_they_were_read_are_the_views():
+    crops = torch.randn(3, 2, N_SAMPLES, generator=torch.Generator().manual_seed(2))
+    x_i, x_j = module(augmentations="reference", **ON).views(crops, TRAIN, 0)
+    assert torch.equal(x_i[:, 0], crops[:, 0])
+    assert torch.equal(x_j[:, 0], crops[:, 1])
+
+
+@pytest.mark.parametrize("augmentations", ["clmr", "reference"])
+def test_a_sample_rate_too_low_for_the_filters_is_refused(augmentations):
+    with pytest.raises(ConfigError, match="^--transforms_filters: lowpass_freq: .* 4000"):
+        module(augmentations=augmentations, sample_rate=4000)
+
+
 def test_earlier_steps_and_global_randomness_change_nothing():
     fresh, used = module(), module()
     for step in range(3):
