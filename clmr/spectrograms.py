@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +45,8 @@ def mel_level(x: Tensor, sample_rate: int) -> Tensor:
         float `[T]` -> float `[M, columns]`.
     """
     n_fft = N_FFT << max(0, round(math.log2(sample_rate / 22_050)))  # bands need enough bins
-    hop = min(max(1, len(x) // COLUMNS), n_fft // 4)
     padded = torch.nn.functional.pad(x, (0, max(0, n_fft - len(x))))
+    hop = min(max(1, len(padded) // COLUMNS), n_fft // 4)
     power = mel_power(sample_rate, n_fft=n_fft, hop=hop)(padded)[:, : 1 + len(x) // hop]
     if power.shape[1] > COLUMNS:
         power = torch.nn.functional.adaptive_avg_pool1d(power, COLUMNS)
@@ -100,7 +101,9 @@ def save_picture(
     bar.set_label("power in a band [dB]", size=9, color=GREY)
     bar.ax.tick_params(labelsize=8, colors=GREY)
     bar.outline.set_visible(False)
-    canvas.print_png(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn for it
+        canvas.print_png(path)
 
 
 def _label(axes: Axes, sample_rate: int, last: bool) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from clmr.audio import decode, float_to_pcm, load_audio, pcm_to_float
+from clmr.audio import decode, float_to_pcm, load_audio, pcm_to_float, save_audio
 from clmr.errors import AudioError
 
 RATE = 22050
@@ -255,6 +256,26 @@ def test_a_tone_of_twice_full_scale_is_clamped_for_two_thirds_of_the_time(tmp_pa
     soundfile.write(tmp_path / "x.wav", tone(437.1, 44100, amplitude=2), 44100, subtype="FLOAT")
     pcm, n_clamped = decode(tmp_path / "x.wav", RATE)
     assert n_clamped / len(pcm) == pytest.approx(2 / 3, abs=0.01)  # |sin| > 1/2 for 2/3 of a turn
+
+
+# What is written
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.wav.part", os.fsdecode(b"\xff")])
+def test_what_is_saved_is_a_plain_wav_file_of_these_samples_under_any_name(
+    tmp_path: Path, name: str
+):
+    pcm = np.random.default_rng(0).permutation(np.arange(-(2**15), 2**15)).astype(np.int16)
+    save_audio(tmp_path / name, torch.from_numpy(pcm), 8000)
+    with (tmp_path / name).open("rb") as file, wave.open(file) as wav:  # Python's own reader
+        assert (wav.getnchannels(), wav.getsampwidth(), wav.getframerate()) == (1, 2, 8000)
+        assert wav.readframes(2**17) == pcm.astype("<i2").tobytes()
+    assert torch.equal(load_audio(tmp_path / name, 8000), torch.from_numpy(pcm))
+
+
+def test_a_full_disk_is_an_error_with_its_reason():
+    with pytest.raises(OSError, match="No space left on device"):
+        save_audio(Path("/dev/full"), torch.zeros(9, dtype=torch.int16), RATE)
 
 
 # What cannot be read
