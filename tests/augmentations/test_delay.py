@@ -43,6 +43,20 @@ def test_the_delay_is_rounded_down_to_a_whole_sample():
     assert torch.nonzero(y[0, 0])[:, 0].tolist() == [0, 5512]  # of 5512.5
 
 
+@pytest.mark.parametrize("delay_ms", [0, 299, 300, 301, 5000])
+def test_a_delay_around_the_length_of_a_row_meets_nothing_of_its_neighbours(delay_ms):
+    x = torch.stack([torch.full((1, 300), 0.5), torch.ones(1, 300)])
+    y = Delay(1, 1000).apply(x, {"delay_ms": torch.full((2,), delay_ms)})
+    expected = torch.tensor([shift_and_add(row[0], delay_ms, 0.5) for row in x])
+    assert torch.equal(y[:, 0], expected)
+
+
+def test_a_row_of_one_sample_is_halved_unless_the_delay_is_0():
+    x = torch.tensor([[[0.5]], [[1.0]]])
+    y = Delay(1, 1000).apply(x, {"delay_ms": torch.tensor([0, 1])})
+    assert y.tolist() == [[[0.375]], [[0.5]]]
+
+
 def test_a_row_shorter_than_the_delay_is_halved():
     x = torch.rand(3, 1, 100)
     assert torch.equal(Delay(1, sample_rate=22_050)(x), x / 2)

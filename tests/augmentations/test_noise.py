@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from clmr.augmentations import Noise
+from clmr.augmentations.noise import white_noise
 
 N_SAMPLES = 59_049
+WORD = 2**64
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 def waves(levels):
@@ -62,6 +65,78 @@ def test_a_row_with_the_same_seed_has_the_same_noise():
     y = Noise(1).apply(x, parameters)
     assert torch.equal(y[0], y[2])
     assert not torch.equal(y[0], y[1])
+
+
+def split_mix_64(state):
+    """The published generator's output for a state, in whole numbers of Python."""
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % WORD
+    state = (state ^ state >> 27) * 0x94D049BB133111EB % WORD
+    return state ^ state >> 31
+
+
+def test_it_is_box_and_muller_on_the_numbers_of_split_mix_64():
+    # The first outputs for seed 1234567, as published with implementations in many languages.
+    first = [split_mix_64((1234567 + k * GOLDEN) % WORD) for k in (1, 2)]
+    assert first == [6457827717110365317, 3203168211198807973]
+    seeds, expected = [0, 1, 1234567, 2**62 + 12345, 2**63 - 2], []
+    for seed in seeds:
+        state = split_mix_64(seed)
+        for k in range(1, 31):
+            bits = split_mix_64((state + k * GOLDEN) % WORD)
+            u, v = ((half + 0.5) / 2**32 for half in divmod(bits, 2**32))
+            expected.append(math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v))
+    expected = torch.tensor(expected, dtype=torch.float64).view(len(seeds), 30)
+    torch.testing.assert_close(white_noise(torch.tensor(seeds), 30), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_its_moments_and_distribution_are_those_of_the_normal():
+    noise = white_noise(torch.arange(16), N_SAMPLES).flatten()
+    n = len(noise)
+    assert abs(noise.mean()) < 4 / math.sqrt(n)
+    assert abs(noise.square().mean() - 1) < 4 * math.sqrt(2 / n)
+    assert abs(noise.pow(3).mean()) < 4 * math.sqrt(15 / n)
+    assert abs(noise.pow(4).mean() - 3) < 4 * math.sqrt(96 / n)
+    # Kolmogorov and Smirnov: the distance exceeds 1.95 / sqrt(n) once in a thousand times.
+    below = 0.5 * (1 + torch.erf(noise.sort().values / math.sqrt(2)))
+    distance = (below - (torch.arange(n) + 0.5) / n).abs().max() + 0.5 / n
+    assert distance < 1.95 / math.sqrt(n)
+    assert noise.abs().max() > 4.5  # of a million samples seven are beyond
+
+
+def test_each_seed_has_noise_of_its_own_at_any_shift():
+    # Neighbouring seeds above all, and none a later part of another.
+    seeds = torch.tensor([0, 1, 2, 3, 4, 2**32, 2**62, 2**63 - 2])
+    spectra = torch.fft.rfft(white_noise(seeds, N_SAMPLES), 2 * N_SAMPLES)
+    for one in range(len(seeds)):
+        for other in range(one, len(seeds)):
+            product = torch.fft.irfft(spectra[one] * spectra[other].conj()) / N_SAMPLES
+            product[0] -= float(one == other)
+            assert product.abs().max() < 6 / math.sqrt(N_SAMPLES)
+
+
+def test_neighbouring_samples_share_neither_sign_nor_size():
+    noise = white_noise(torch.tensor([0]), 16 * N_SAMPLES)[0]
+    for measure in (noise, noise.abs() - math.sqrt(2 / math.pi), noise.square() - 1, noise.sign()):
+        for lag in range(1, 9):
+            correlation = (measure[lag:] * measure[:-lag]).mean() / measure.square().mean()
+            assert correlation.abs() < 4.5 / math.sqrt(len(noise))
+
+
+def test_a_longer_row_starts_as_a_shorter_one():
+    seeds = torch.tensor([5, 0, 6])
+    assert torch.equal(white_noise(seeds, 1000)[:, :100], white_noise(seeds, 100))
+    assert torch.equal(white_noise(seeds, 1000)[1:2], white_noise(seeds[1:2], 1000))
+
+
+def test_seeds_are_drawn_from_all_whole_numbers():
+    seed = Noise(1, generator=torch.Generator().manual_seed(0)).draw(20_000)["seed"]
+    assert len(seed.unique()) == 20_000
+    assert seed.min() >= 0
+    assert seed.double().mean().item() == pytest.approx(2**62, rel=4 / math.sqrt(3 * 20_000))
+
+
+def test_equal_bounds_fix_the_level():
+    assert Noise(1, 0.25, 0.25).draw(50)["snr"].unique().tolist() == [0.25]
 
 
 def test_levels_are_uniform_over_their_range():

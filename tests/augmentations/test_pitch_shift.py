@@ -107,6 +107,14 @@ def test_two_octaves_are_possible_in_both_directions():
     assert cents_from(y, 880 * 2 ** (cents.double() / 1200)).abs().max() < 0.5
 
 
+@pytest.mark.parametrize(("cents", "n_samples"), [(-2400, 12_344), (-2000, 9795), (-700, 23_119)])
+def test_where_segments_end_with_the_waveform_all_of_it_is_read(cents, n_samples):
+    x = tone(3000, n_samples=n_samples)
+    y = shifted(x, cents, min_semitones=-24, max_semitones=24)
+    assert y.shape == x.shape
+    assert rms(y[:, -500:]).item() == pytest.approx(rms(x).item(), rel=0.1)
+
+
 @pytest.mark.parametrize("n_samples", [100, 1000, 1500])
 def test_what_is_shorter_than_a_segment_is_played_faster_or_slower(n_samples):
     # One segment is all there is: no splice, and silence where its end has been passed.
