@@ -64,6 +64,8 @@ class Slices(Dataset):
 class CropSampler(Sampler):
     """Batches of clips in random order, each once an epoch, with independent crops for its views.
 
+    Each crop comes with a seed, for whoever augments it.
+
     What it draws is a function of seed and epoch alone: of the same epoch, every device takes its
     own part, and the number of reading processes changes nothing. The clips that do not fill a last
     batch are left out, and come in another epoch; fewer clips than one batch are one smaller batch.

@@ -102,6 +102,17 @@ def test_the_global_generators_are_put_back_after_an_error_too():
     assert states() == before
 
 
+def test_it_computes_on_one_thread_wherever_it_runs(monkeypatch):
+    before, one = torch.get_num_threads(), chain(gain=1)
+    monkeypatch.setattr(one, "augment", lambda x: x + torch.get_num_threads())
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(one(crop(), 0), crop() + 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_process_that_is_spawned_builds_its_own():
     sent = pickle.dumps(chain(reverb=1, gain=1))
     assert b"torchaudio_augmentations" not in sent  # which fails before the stand-in is there
