@@ -28,6 +28,7 @@ UNITS = {  # by the last word of a parameter's name
     "semitones": Unit("st", "semitones", signed=True),
 }
 NO_UNIT = Unit("", "")
+BETWEEN_STEPS = " · "
 
 
 def in_short(drawn: Mapping[str, Parameters]) -> str:
@@ -56,7 +57,7 @@ def in_words(drawn: Mapping[str, Parameters]) -> str:
         f"{step}: {words}" if (words := _parameters_in_words(step, parameters)) else step
         for step, parameters in drawn.items()
     ]
-    return " · ".join(steps) or "unchanged"
+    return BETWEEN_STEPS.join(steps) or "unchanged"
 
 
 def as_table(drawn: Mapping[str, Parameters]) -> str:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from clmr.drawn import BETWEEN_STEPS
 from clmr.encoders.log_mel import FLOOR, N_FFT, mel_power
 
 COLUMNS = 1200  # of a spectrogram, about as many as the picture has pixels
@@ -68,7 +69,7 @@ def save_picture(
     Raises:
         OSError: The file cannot be written.
     """
-    titles = [textwrap.wrap(row.title, LINE_LENGTH) for row in rows]
+    titles = [title_lines(row.title) for row in rows]
     height = TOP + sum(len(title) * LINE + ROW + GAP for title in titles) + BOTTOM
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -104,6 +105,12 @@ def save_picture(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn for it
         canvas.print_png(path)
+
+
+def title_lines(title: str) -> list[str]:
+    """Break a title where a step ends, not within one."""
+    steps = [step.replace(" ", "\N{NO-BREAK SPACE}") for step in title.split(BETWEEN_STEPS)]
+    return textwrap.wrap(BETWEEN_STEPS.join(steps), LINE_LENGTH)
 
 
 def _label(axes: Axes, sample_rate: int, last: bool) -> None:

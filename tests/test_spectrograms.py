@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clmr.spectrograms import COLUMNS, Row, mel_level, save_picture
+from clmr.spectrograms import COLUMNS, LINE_LENGTH, Row, mel_level, save_picture, title_lines
 
 RATES = [1000, 8000, 22_050, 48_000, 192_000]
 
@@ -89,6 +89,15 @@ def test_a_long_title_takes_a_line_more_and_every_row_its_place(tmp_path):
     one, two, three, one_long = heights
     assert two - one == pytest.approx(three - two, abs=1)
     assert one < one_long < two
+
+
+def test_a_title_breaks_between_steps_and_not_within_one():
+    steps = ["polarity", *(f"reverb: room scale {number}" for number in range(20))]
+    lines = title_lines(" · ".join(steps))
+    assert max(map(len, lines)) <= LINE_LENGTH
+    assert len(lines) == 3  # 8 letters, 20 times 20 or 21, and 20 times 3 between them
+    kept = [step.replace("\N{NO-BREAK SPACE}", " ") for line in lines for step in line.split(" · ")]
+    assert [step.removesuffix(" ·") for step in kept] == steps
 
 
 @pytest.mark.parametrize("name", [r"a $\frac{1$ _b", "Ünï 音", "a\nb"])
