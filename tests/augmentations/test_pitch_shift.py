@@ -10,6 +10,7 @@ import torch
 import torchaudio
 
 from clmr.augmentations import PitchShift
+from clmr.augmentations.wsola import Segmentation, find_splices
 
 DATA = Path(__file__).parents[1] / "data"
 T = 59_049
@@ -107,7 +108,46 @@ def test_two_octaves_are_possible_in_both_directions():
     assert cents_from(y, 880 * 2 ** (cents.double() / 1200)).abs().max() < 0.5
 
 
-@pytest.mark.parametrize(("cents", "n_samples"), [(-2400, 12_344), (-2000, 9795), (-700, 23_119)])
+def test_a_single_segment_is_the_tone_at_the_ratio_to_six_digits():
+    # At this rate a segment is longer than the waveform.
+    cents = torch.tensor([-700, -555, -1, 1, 123, 700])
+    ratio = [float(f"{2 ** (-c / 1200):.6g}") for c in cents.tolist()]
+    cycles = 0.05 / torch.tensor(ratio, dtype=torch.float64)
+    y = shifted(tone(0.05, sample_rate=1).double().expand(6, -1), cents, sample_rate=10**6)
+    inner = slice(1000, 35_000)
+    error = (y - tone(cycles, sample_rate=1))[:, inner]
+    assert (rms(error) < 3e-4 * rms(y[:, inner])).all()
+
+
+def test_segments_are_cut_where_the_search_says_and_each_fades_into_the_next():
+    # An octave up every other sample of the stretched waveform is heard, and none between.
+    cut, n_samples, n_segments = Segmentation.at(22_050), 20_000, 26
+    spectrum = torch.fft.rfft(noise(1, n_samples).double())
+    spectrum[:, n_samples // 5 :] = 0
+    x = torch.fft.irfft(spectrum, n_samples)
+    speed = torch.tensor([0.5], dtype=torch.float64)
+    starts = find_splices(x, speed, [n_segments], cut)[0].tolist()
+    padded = torch.nn.functional.pad(x[0], (1000, 4000))
+    stretched = torch.zeros(n_segments * cut.hop + cut.overlap, dtype=x.dtype)
+    fade = torch.arange(cut.overlap) / cut.overlap
+    for s, start in enumerate(starts):
+        part = padded[1000 + start :][: cut.segment].clone()
+        if s:
+            part[: cut.overlap] *= fade
+        stretched[s * cut.hop :][: cut.segment - cut.overlap] += part[: cut.hop]
+        stretched[(s + 1) * cut.hop :][: cut.overlap] += part[cut.hop :] * (1 - fade)
+    y = shifted(x, 1200, max_semitones=12)
+    inner = slice(100, -1000)
+    assert rms((y[0] - stretched[::2][:n_samples])[inner]) < 5e-4 * rms(y[0])
+
+
+@pytest.mark.parametrize("cents", [-700, -300, 300, 700])
+def test_half_of_the_amplitude_is_left_in_the_middle_of_the_edge_of_the_band(cents):
+    x = tone(0.975 * 11_025 * min(1, 2 ** (-cents / 1200)))
+    assert rms(shifted(x, cents)).item() == pytest.approx(0.5 * rms(x).item(), rel=0.1)
+
+
+@pytest.mark.parametrize(("cents", "n_samples"), [(-2400, 12_344), (-2000, 9795), (-700, 23_133)])
 def test_where_segments_end_with_the_waveform_all_of_it_is_read(cents, n_samples):
     x = tone(3000, n_samples=n_samples)
     y = shifted(x, cents, min_semitones=-24, max_semitones=24)
