@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clmr.augmentations.pitch_shift import MOST_SEMITONES, shift_pitch
-from clmr.augmentations.reverb import Circle, Room, filter_on, wet_responses
+from clmr.augmentations.reverb import Circle, Room, from_circle, to_circle, wet_responses
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ class EffectChain:
             room = Room.of(**{k: torch.tensor([v]) for k, v in percentages.items()},
                            sample_rate=rate_hz)  # fmt: skip
             circle = Circle.for_length(x.shape[1], exact=True)
-            ears = wet_responses(room, circle, rate_hz, x.dtype)
-            return torch.cat([filter_on(circle, x, 1 + wet) for wet in ears])
+            spectra = to_circle(circle, x)
+            ears = [spectra * (1 + wet) for wet in wet_responses(room, circle, rate_hz, x.dtype)]
+            return torch.cat([from_circle(circle, ear, x.shape[1]) for ear in ears])
 
         return self._then(effect)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from clmr.augmentations.base import Augmentation, Parameters, check_range
 from clmr.augmentations.fast_length import fast_length
+from clmr.augmentations.reverb_triton import multiply_by_response
+from clmr.augmentations.wsola_triton import kernels_suit
 
 # Freeverb (Jezar 2000) with the settings of the reverb effect of SoX 14.4.2.
 COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)  # delays at 44.1 kHz [samples]
@@ -76,9 +78,14 @@ class Reverb(Augmentation):
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
         room = Room.of(**parameters, sample_rate=self.sample_rate)
         circle = Circle.for_length(x.shape[-1], self.exact)
-        left, right = wet_responses(room, circle, self.sample_rate, x.dtype)
-        response = left.add_(right).mul_(0.5).add_(1)  # in mono, with the direct sound
-        return filter_on(circle, x[:, 0], response)[:, None]
+        spectra = to_circle(circle, x[:, 0])
+        if kernels_suit(x):
+            tables = _tables(circle, self.sample_rate, x.dtype, x.device)
+            multiply_by_response(spectra, *room, tables.inverse, tables.allpass, *circle)
+        else:
+            left, right = wet_responses(room, circle, self.sample_rate, x.dtype)
+            spectra *= left.add_(right).mul_(0.5).add_(1)  # in mono, with the direct sound
+        return from_circle(circle, spectra, x.shape[-1])[:, None]
 
 
 class Room(NamedTuple):
@@ -132,15 +139,15 @@ class Circle(NamedTuple):
         return cls(n_fft, (1e5 if exact else 3e3) ** (1 / n_fft))
 
 
-def filter_on(circle: Circle, x: Tensor, response: Tensor) -> Tensor:
-    """Filter by a frequency response on the circle.
+def to_circle(circle: Circle, x: Tensor) -> Tensor:
+    """Spectra of waveforms on the circle: float `[N, T]` -> complex `[N, n_fft // 2 + 1]`."""
+    return torch.fft.rfft(x * _decay(circle, x.shape[1], x.dtype, x.device), circle.n_fft)
 
-    Shape:
-        float `[N, T]`, complex `[N, n_fft // 2 + 1]` -> float `[N, T]`.
-    """
-    decay = _decay(circle, x.shape[1], x.dtype, x.device)
-    spectra = torch.fft.rfft(x * decay, circle.n_fft).mul_(response)
-    return torch.fft.irfft(spectra, circle.n_fft)[:, : x.shape[1]] / decay
+
+def from_circle(circle: Circle, spectra: Tensor, n_samples: int) -> Tensor:
+    """Waveforms of spectra on the circle: complex `[N, n_fft // 2 + 1]` -> float `[N, T]`."""
+    x = torch.fft.irfft(spectra, circle.n_fft)[:, :n_samples]
+    return x / _decay(circle, n_samples, x.dtype, x.device)
 
 
 def wet_responses(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clmr.augmentations.fast_length import fast_length
+from clmr.augmentations.wsola_triton import kernels_suit, search_splices
 
 SEGMENT_S = 0.082
 
@@ -59,6 +60,9 @@ def find_splices(x: Tensor, speed: Tensor, n_segments: list[int], cut: Segmentat
     step = torch.arange(n_segments[0], dtype=torch.float64, device=x.device)
     first = (speed[:, None] * (step * cut.hop) + 0.5).long()  # [N, S], start of the search
     first.clamp_(max=x.shape[1])  # of rows that need less segments
+    if kernels_suit(x):
+        return search_splices(padded, first, cut.search, cut.overlap, cut.hop) - lead
+
     n_window = cut.search + cut.overlap - 1
     windows = line.unfold(0, n_window, 1)[row[:, None] + first]  # [N, S, n_window]
     energy = _sliding_energy(windows, cut.overlap)  # [N, S, search]
