@@ -115,6 +115,11 @@ def test_no_more_rows_are_worked_on_at_once_than_the_chunk_says(name, chunk, exp
     assert sizes == expected
 
 
+def test_the_chunk_of_a_chain_is_that_of_every_step():
+    assert {step.chunk for step in build("chain", chunk=5).steps.values()} == {5}
+    assert {step.chunk for step in build("chain").steps.values()} == {None}
+
+
 def test_rows_longer_than_all_that_is_worked_on_at_once_come_one_by_one(monkeypatch):
     augmentation, sizes = build("polarity"), []
     monkeypatch.setattr(augmentation, "samples_at_once", {"cpu": 99})

@@ -33,6 +33,13 @@ def test_noise_has_the_drawn_share_of_the_rows_own_deviation(snr):
     assert (noise.mean(dim=-1) / noise.std(dim=-1)).abs().max() < 4 / math.sqrt(N_SAMPLES)
 
 
+def test_the_deviation_is_that_of_a_sample_of_a_longer_wave():
+    # Of (0, 1) it is sqrt((0.25 + 0.25) / (2 - 1)).
+    x, seed = torch.tensor([[[0.0, 1.0]]], dtype=torch.float64), torch.tensor([7])
+    y = Noise(1).apply(x, {"snr": torch.tensor([0.5]), "seed": seed})
+    torch.testing.assert_close((y - x)[0], 0.5 * math.sqrt(0.5) * white_noise(seed, 2))
+
+
 def test_noise_is_white():
     _, noise = noise_of(1e-2)
     unit = noise[:, 0] / noise[:, 0].std(dim=-1, keepdim=True)
