@@ -39,6 +39,7 @@ ONLY_IN = {
     "simclr": {"modules/contrastive_learning"},
     "torchaudio": {"encoders"},
     "torchaudio_augmentations": {"augmentations"},
+    "triton": {"augmentations/kernels"},
     "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "modules", "probe", "train"},
     "lightning_fabric": {"checkpoint_io"},
     # The other modules take plain arguments.

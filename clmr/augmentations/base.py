@@ -8,6 +8,10 @@ from torch import Tensor
 
 Parameters = dict[str, Tensor]
 
+# On a GPU the last of the chosen rows is repeated until their number divides by this: FFTs are
+# planned for each number of rows, and coins would ask for another plan at almost every step.
+MULTIPLE = 16
+
 
 class Draw(NamedTuple):
     """What was drawn for a batch: the rows that the coin chose, and a value a row of each name."""
@@ -58,7 +62,7 @@ class Augmentation:
 
     def draw_batch(self, n_rows: int) -> Draw:
         """Toss the coins of a batch and draw the parameters of the rows that they choose."""
-        coins = torch.rand(n_rows, generator=self.generator)
+        coins = self.uniform(n_rows, 0, 1)
         rows = torch.nonzero(coins < self.p)[:, 0]
         return Draw(rows, self.draw(len(rows)))
 
@@ -70,14 +74,14 @@ class Augmentation:
         """Apply what was drawn to a batch, some rows at a time."""
         if not len(draw.rows):
             return
-        rows = _send(draw.rows, x.device)
-        parameters = {name: _send(value, x.device) for name, value in draw.parameters.items()}
         n_at_once = self.chunk or max(1, self.samples_at_once[x.device.type] // x.shape[-1])
-        for first in range(0, len(draw.rows), n_at_once):
-            part = slice(first, first + n_at_once)
-            own = {name: value[part] for name, value in parameters.items()}
-            y = self.apply(x.index_select(0, rows[part]), own)
-            x.index_copy_(0, rows[part], y.to(x.dtype))
+        for part in torch.arange(len(draw.rows)).split(n_at_once):
+            rows = _send(draw.rows[part], x.device)
+            if x.is_cuda:
+                part = torch.nn.functional.pad(part, (0, -len(part) % MULTIPLE), value=part[-1])
+            own = {name: _send(value[part], x.device) for name, value in draw.parameters.items()}
+            y = self.apply(x.index_select(0, _send(draw.rows[part], x.device)), own)
+            x.index_copy_(0, rows, y[: len(rows)].to(x.dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Augment a batch.
@@ -89,7 +93,8 @@ class Augmentation:
 
     def uniform(self, n: int, low: float, high: float) -> Tensor:
         """Draw n values, uniform in [low, high), float32 `[n]`."""
-        return low + (high - low) * torch.rand(n, generator=self.generator)
+        unit = torch.rand(n, generator=self.generator, dtype=torch.float32)
+        return low + (high - low) * unit
 
     def integers(self, n: int, low: int, high: int) -> Tensor:
         """Draw n whole numbers, uniform in [low, high), int64 `[n]`; `low` if both are equal."""

@@ -48,7 +48,7 @@ class HighLowPass(Augmentation):
         self.highpass_freq_low, self.highpass_freq_high = highpass_freq_low, highpass_freq_high
 
     def draw(self, n: int) -> Parameters:
-        high_pass = torch.rand(n, generator=self.generator) < 0.5
+        high_pass = self.uniform(n, 0, 1) < 0.5
         low_hz = self.uniform(n, self.lowpass_freq_low, self.lowpass_freq_high)
         high_hz = self.uniform(n, self.highpass_freq_low, self.highpass_freq_high)
         return {"high_pass": high_pass, "cutoff_hz": torch.where(high_pass, high_hz, low_hz)}

@@ -33,7 +33,7 @@ def _read(x: Tensor, positions: Tensor) -> Tensor:
     first = positions.long()
     fraction = (positions - first).to(x.dtype)
     around = x.unfold(0, TAPS, 1).index_select(0, first)  # [K, TAPS]
-    coefficients = _polynomials(x.dtype, x.device) @ around.T  # [DEGREE + 1, K]
+    coefficients = polynomials(x.dtype, x.device) @ around.T  # [DEGREE + 1, K]
     y = coefficients[DEGREE]
     for power in range(DEGREE - 1, -1, -1):
         y = torch.addcmul(coefficients[power], y, fraction)
@@ -41,7 +41,7 @@ def _read(x: Tensor, positions: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _polynomials(dtype: torch.dtype, device: torch.device) -> Tensor:
+def polynomials(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Coefficients `[DEGREE + 1, TAPS]` of the taps, lowest power first.
 
     At each fraction the taps are those of least mean square error over the band, in closed form:

@@ -37,7 +37,8 @@ class Noise(Augmentation):
         return {"snr": self.uniform(n, self.min_snr, self.max_snr), "seed": seed}
 
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
-        sigma = parameters["snr"].to(x.dtype)[:, None, None] * x.std(dim=-1, keepdim=True)
+        deviation = x.std(dim=-1, keepdim=True, correction=min(1, x.shape[-1] - 1))
+        sigma = parameters["snr"].to(x.dtype)[:, None, None] * deviation
         return x + sigma * white_noise(parameters["seed"], x.shape[-1]).to(x.dtype)[:, None]
 
 

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from clmr.augmentations.base import Augmentation, Parameters, check_range
 from clmr.augmentations.fast_length import fast_length
-from clmr.augmentations.interpolation import TAPS, read_between
+from clmr.augmentations.interpolation import TAPS, polynomials, read_between
+from clmr.augmentations.interpolation_triton import read_rows
+from clmr.augmentations.kernels import kernels_suit
 from clmr.augmentations.wsola import Segmentation, find_splices
 
 MOST_SEMITONES = 24
 LEAST_RATE_HZ = 1000  # below it a segment is too few samples
 LEAD = TAPS // 2 - 1  # samples that interpolation needs before a position
-EDGE = 0.05  # of the pass band, over which the anti-alias filter falls
+EDGE = 0.08  # of the pass band, over which the anti-alias filter falls; closest to SoX
 RESAMPLED_AT_ONCE = 2**19  # samples, on the CPU: what fits the caches
 
 
@@ -75,14 +77,15 @@ def shift_pitch(x: Tensor, cents: Tensor, sample_rate: int, most_cents: int) -> 
     cut = Segmentation.at(sample_rate)
     order = cents.argsort(descending=True)  # those that need the most segments come first
     speed = _six_digits(torch.exp2(-cents[order].double() / 1200))
-    n_stretched = x.shape[1] + TAPS  # of the shortest row, before its speed
+    n_samples = x.shape[1]
     if x.is_cuda:
         torch._assert_async((cents <= most_cents).all())
-        n_segments = [math.ceil(n_stretched * 2 ** (most_cents / 1200) / cut.hop) + 1] * len(x)
+        longest = n_samples * 2 ** (most_cents / 1200) + TAPS
+        n_segments = [math.ceil(longest / cut.hop) + 1] * len(x)
         n_at_once = len(x)
     else:
-        n_segments = (n_stretched / speed / cut.hop).ceil().long().tolist()
-        n_at_once = max(1, RESAMPLED_AT_ONCE // x.shape[1])
+        n_segments = ((n_samples / speed + TAPS) / cut.hop).ceil().long().tolist()
+        n_at_once = max(1, RESAMPLED_AT_ONCE // n_samples)
     splices = find_splices(x[order], speed, n_segments, cut)
     y = torch.empty_like(x)
     for first in range(0, len(x), n_at_once):
@@ -104,6 +107,8 @@ def _resample(x: Tensor, splices: Tensor, speed: Tensor, cut: Segmentation) -> T
     stretched = _overlap_add(_oversample(x, speed), splices, cut)  # [N, L]
     n = torch.arange(n_samples, dtype=torch.float64, device=x.device)
     row = torch.arange(n_rows, device=x.device) * stretched.shape[1]
+    if kernels_suit(x):
+        return read_rows(stretched, 2 / speed, n_samples, polynomials(x.dtype, x.device))
     positions = torch.addcmul(row[:, None], n, (2 / speed)[:, None])  # [N, T]
     return read_between(stretched.flatten(), positions.flatten()).view(n_rows, n_samples)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clmr.augmentations.base import Augmentation, Parameters, check_range
 from clmr.augmentations.fast_length import fast_length
+from clmr.augmentations.kernels import kernels_suit
 from clmr.augmentations.reverb_triton import multiply_by_response
-from clmr.augmentations.wsola_triton import kernels_suit
 
 # Freeverb (Jezar 2000) with the settings of the reverb effect of SoX 14.4.2.
 COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)  # delays at 44.1 kHz [samples]
@@ -111,11 +111,11 @@ class Room(NamedTuple):
         feedback = (1 - torch.exp((reverberance.double() - b) / (a * b))).float()
         low_pass = (0.3 * damping.double() / 100 + 0.2).float()
         scale = (0.9 * room_scale.double() / 100 + 0.1) * sample_rate / 44_100
-        delays = [scale * delay for ear in range(2) for delay in _delays(COMBS, ear)]
+        delays = scale[:, None] * _comb_delays(scale.device)
         return cls(
             feedback.double()[:, None, None],
             low_pass.double()[:, None, None],
-            (torch.stack(delays, dim=1) + 0.5).long(),
+            (delays + 0.5).long(),
         )
 
 
@@ -220,6 +220,12 @@ def _decay(
     circle: Circle, n_samples: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     return (circle.radius ** -torch.arange(n_samples, dtype=torch.float64)).to(device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _comb_delays(device: torch.device) -> Tensor:
+    delays = [delay for ear in range(2) for delay in _delays(COMBS, ear)]
+    return torch.tensor(delays, dtype=torch.float64, device=device)
 
 
 def _delays(delays: tuple[int, ...], ear: int) -> list[int]:

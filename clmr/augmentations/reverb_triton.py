@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from clmr.augmentations.wsola_triton import jit, tl, triton
+from clmr.augmentations.kernels import jit, tl, triton
 
 BLOCK = 256  # bins of a program
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from clmr.augmentations.fast_length import fast_length
-from clmr.augmentations.wsola_triton import kernels_suit, search_splices
+from clmr.augmentations.kernels import kernels_suit
+from clmr.augmentations.wsola_triton import search_splices
 
 SEGMENT_S = 0.082
 
@@ -76,7 +77,8 @@ def find_splices(x: Tensor, speed: Tensor, n_segments: list[int], cut: Segmentat
         while n_segments[n - 1] <= s:
             n -= 1
         template = templates.index_select(0, row[:n] + starts[:n, s - 1] + cut.hop)  # [n, overlap]
-        spectrum = torch.fft.rfft(template, n_fft).conj()
+        # Not `conj`: within a custom operation, lazy conjugates have been seen to get lost.
+        spectrum = torch.fft.rfft(template, n_fft).conj_physical_()
         product = torch.fft.irfft(spectra[:n, s] * spectrum, n_fft)[:, : cut.search]
         distance = torch.sub(energy[:n, s], product, alpha=2)  # less the template's own energy
         starts[:n, s] = first[:n, s] + distance.argmin(dim=1)

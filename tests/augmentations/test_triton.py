@@ -14,7 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from clmr.augmentations import AUGMENTATIONS, build_chain, reverb_triton, wsola, wsola_triton
+from clmr.augmentations import (
+    AUGMENTATIONS,
+    build_chain,
+    interpolation_triton,
+    kernels,
+    reverb_triton,
+    wsola,
+    wsola_triton,
+)
+from clmr.augmentations.interpolation import polynomials
 from clmr.augmentations.reverb import Circle, Room, _tables, wet_responses
 from clmr.augmentations.wsola import Segmentation
 
@@ -168,11 +177,30 @@ def test_the_kernel_multiplies_by_the_response_of_each_row_s_room(interpret, n_f
     assert ((spectra - expected).norm(dim=1) > 0.1 * expected.norm(dim=1)).all()
 
 
+# Interpolation.
+
+
+def call_read(x: np.ndarray, step: np.ndarray, n_samples: int) -> np.ndarray:
+    table = polynomials(torch.float32, torch.device("cpu"))
+    arrays = torch.from_numpy(x), torch.from_numpy(step)
+    return interpolation_triton.read_rows(*arrays, n_samples, table).numpy()
+
+
+@needs_triton
+def test_the_kernel_reads_a_tone_between_its_samples(interpret):
+    step, n_samples = np.array([2.9, 1.37, 2.0]), 1500
+    omega = np.array([0.3, 1.1, 0.05])[:, None]  # within half of the band
+    tone = np.sin(omega * (np.arange(4500) - 3)).astype("f4")  # the position is the fourth tap's
+    y = interpret(call_read, tone, step, n_samples)
+    expected = np.sin(omega * np.arange(n_samples) * step[:, None])
+    assert np.abs(y - expected).max() < 5e-4  # -73 dB, and what a maximum is above a mean
+
+
 # Where kernels are used.
 
 
 @needs_triton
-@pytest.mark.parametrize("kernel", ["search", "reverb"])
+@pytest.mark.parametrize("kernel", ["search", "reverb", "read"])
 def test_the_kernels_compile_for_a_gpu_where_there_is_none(kernel, monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -182,6 +210,7 @@ def test_the_kernels_compile_for_a_gpu_where_there_is_none(kernel, monkeypatch, 
     module, name = {
         "search": (wsola_triton, "_search"),
         "reverb": (reverb_triton, "_multiply"),
+        "read": (interpolation_triton, "_read"),
     }[kernel]
     function, launches = getattr(module, name), []
 
@@ -193,6 +222,8 @@ def test_the_kernels_compile_for_a_gpu_where_there_is_none(kernel, monkeypatch, 
     if kernel == "search":
         cut = Segmentation.at(SAMPLE_RATE)
         call_search(np.zeros((1, N_SAMPLES), "f4"), np.zeros((1, 9), "i8"), cut)
+    elif kernel == "read":
+        call_read(np.zeros((1, N_SAMPLES), "f4"), np.ones(1), N_SAMPLES - 8)
     else:
         circle = Circle.for_length(N_SAMPLES, exact=False)
         product_in_a_kernel(random_spectra(1, circle.n_fft), ROOMS[:1], circle, SAMPLE_RATE)
@@ -212,18 +243,18 @@ def on_a_gpu(dtype: torch.dtype = torch.float32) -> SimpleNamespace:
 
 
 def test_kernels_suit_float32_on_a_gpu_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(wsola_triton, "can_launch", lambda: True)
-    monkeypatch.setattr(wsola_triton, "triton", object())
-    assert wsola_triton.kernels_suit(on_a_gpu())
-    assert not wsola_triton.kernels_suit(on_a_gpu(torch.float64))
-    assert not wsola_triton.kernels_suit(torch.zeros(2))
-    monkeypatch.setattr(wsola_triton, "enabled", False)
-    assert not wsola_triton.kernels_suit(on_a_gpu())
+    monkeypatch.setattr(kernels, "can_launch", lambda: True)
+    monkeypatch.setattr(kernels, "triton", object())
+    assert kernels.kernels_suit(on_a_gpu())
+    assert not kernels.kernels_suit(on_a_gpu(torch.float64))
+    assert not kernels.kernels_suit(torch.zeros(2))
+    monkeypatch.setattr(kernels, "enabled", False)
+    assert not kernels.kernels_suit(on_a_gpu())
 
 
 def test_without_triton_no_kernel_suits_and_nothing_fails(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
-    spec = importlib.util.spec_from_file_location("without_triton", wsola_triton.__file__)
+    spec = importlib.util.spec_from_file_location("without_triton", kernels.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.triton is None
@@ -237,12 +268,12 @@ def test_where_triton_cannot_launch_a_warning_gives_the_reason_once(monkeypatch,
             raise RuntimeError("Failed to find C compiler")
 
     fake = SimpleNamespace(runtime=SimpleNamespace(driver=Driver()))
-    monkeypatch.setattr(wsola_triton, "triton", fake)
-    wsola_triton.can_launch.cache_clear()
+    monkeypatch.setattr(kernels, "triton", fake)
+    kernels.can_launch.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert not wsola_triton.kernels_suit(on_a_gpu())
-        assert not wsola_triton.kernels_suit(on_a_gpu())
-    wsola_triton.can_launch.cache_clear()
+        assert not kernels.kernels_suit(on_a_gpu())
+        assert not kernels.kernels_suit(on_a_gpu())
+    kernels.can_launch.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
         "augmentations go without their Triton kernels, which is slower: Failed to find C compiler"
     ]
@@ -289,7 +320,7 @@ def test_on_a_gpu_the_search_is_the_same_with_and_without_its_kernel(monkeypatch
     speed = torch.exp2(torch.linspace(-7, 7, 48, dtype=torch.float64) / 12).cuda()
     n_segments = [math.ceil(N_SAMPLES * 2 ** (7 / 12) / cut.hop) + 1] * 48
     with_kernel = wsola.find_splices(x, speed, n_segments, cut)
-    monkeypatch.setattr(wsola_triton, "enabled", False)
+    monkeypatch.setattr(kernels, "enabled", False)
     without = wsola.find_splices(x, speed, n_segments, cut)
     needed = torch.arange(n_segments[0]).cuda() * cut.hop * speed[:, None] < N_SAMPLES
     assert (with_kernel == without)[needed].double().mean() >= 0.999
@@ -310,7 +341,7 @@ def test_on_a_gpu_the_kernel_multiplies_by_the_response(exact):
 @needs_gpu
 @pytest.mark.parametrize("enabled", [False, True])
 def test_the_chain_never_waits_for_the_gpu(enabled, monkeypatch):
-    monkeypatch.setattr(wsola_triton, "enabled", enabled)
+    monkeypatch.setattr(kernels, "enabled", enabled)
     chain, x = whole_chain(), chirps(48, N_SAMPLES)[:, None].cuda()
     draws = chain.draw(48)
     chain.apply(x, draws)  # builds tables and kernels
@@ -325,7 +356,7 @@ def test_the_chain_never_waits_for_the_gpu(enabled, monkeypatch):
 @needs_gpu
 @pytest.mark.parametrize("enabled", [False, True])
 def test_views_on_the_gpu_are_those_on_the_cpu(enabled, monkeypatch):
-    monkeypatch.setattr(wsola_triton, "enabled", enabled)
+    monkeypatch.setattr(kernels, "enabled", enabled)
     chain, x = whole_chain(), chirps(48, N_SAMPLES)[:, None]
     draws = chain.draw(48)
     expected = chain.apply(x, draws)[:, 0]
