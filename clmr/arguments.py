@@ -23,7 +23,7 @@ class Arguments(ArgumentParser):
 
     def __init__(self, usage: str, description: str, settings: Collection[str]) -> None:
         usage += " [--SETTING VALUE ...]"
-        super().__init__(usage=usage, description=description, allow_abbrev=False)
+        super().__init__(usage=usage, description=description)
         group = self.add_argument_group(
             "settings", "every key of config/config.yaml is a flag; those that count here are:"
         )

@@ -172,8 +172,10 @@ def test_settings_of_a_file_count_and_flags_before_the_file_too(song, out, tmp_p
 
 def test_a_file_is_resampled_to_the_sample_rate_that_was_asked_for(tmp_path, out):
     soundfile.write(tmp_path / "x.wav", pcm_of(4 * N_SAMPLES), 4 * RATE)
-    assert command(tmp_path / "x.wav", out, n=1, **NONE) == 0
-    assert wavs(out).shape == (2, N_SAMPLES)
+    assert command(tmp_path / "x.wav", out, n=1, **NONE | {"sample_rate": 2 * RATE}) == 0
+    for path in out.glob("*.wav"):
+        info = soundfile.info(path)
+        assert (info.samplerate, info.frames) == (2 * RATE, 2 * N_SAMPLES)
 
 
 def test_a_seed_gives_the_same_files_and_another_seed_others(song, tmp_path):
