@@ -32,10 +32,7 @@ BETWEEN_STEPS = " · "
 
 
 def in_short(drawn: Mapping[str, Parameters]) -> str:
-    """As part of a file name: `polarity-filters-highpass-812hz-pitch+312c`, or `unchanged`.
-
-    A switch that is on is its name, one that is off nothing.
-    """
+    """As part of a file name: `polarity-filters-highpass-812hz-pitch+312c`, or `unchanged`."""
     if not drawn:
         return "unchanged"
     parts = []
@@ -46,7 +43,7 @@ def in_short(drawn: Mapping[str, Parameters]) -> str:
             if not isinstance(value, bool):
                 minus = "" if unit.signed else "-"  # a sign parts it from what is before by itself
                 parts.append(f"{minus}{_number(value, unit)}{unit.short}")
-            elif value:
+            else:
                 parts.append(f"-{_letters(name)}")
     return "".join(parts).removeprefix("-")
 
@@ -72,7 +69,7 @@ def _parameters_in_words(step: str, parameters: Parameters) -> str:
         unit = _unit(name)
         label = name.split("_")[: -1 if unit.words else None]
         if isinstance(value, bool):
-            words.append(" ".join(label if value else ["not", *label]))
+            words.append(" ".join(label))
         else:
             label = [] if label == step.split("_") else label  # gain: -3.1 dB
             words.append(" ".join([*label, _number(value, unit), unit.words]).rstrip())
@@ -80,8 +77,9 @@ def _parameters_in_words(step: str, parameters: Parameters) -> str:
 
 
 def _shown(parameters: Parameters) -> Iterator[tuple[str, float]]:
-    """All but seeds, which say nothing to anybody."""
-    return ((k, v) for k, v in parameters.items() if k.split("_")[-1] != "seed")
+    """All but switches that are off, and seeds, which say nothing to anybody."""
+    shown = {k: v for k, v in parameters.items() if k.split("_")[-1] != "seed"}
+    return ((k, v) for k, v in shown.items() if v is not False)
 
 
 def _unit(name: str) -> Unit:

@@ -39,10 +39,10 @@ def test_a_table_has_a_row_a_step():
     ]  # fmt: skip
 
 
-def test_a_switch_that_is_off_is_nothing_in_a_name_and_said_in_words():
-    low_pass = {"filters": {"high_pass": False, "cutoff_hz": 2812.0}}
-    assert in_short(low_pass) == "filters-2812hz"
-    assert in_words(low_pass) == "filters: not high pass, cutoff 2812 Hz"
+def test_a_switch_that_is_off_is_not_mentioned():
+    low_pass = {"filters": {"high_pass": False, "low_pass": True, "cutoff_hz": 2812.0}}
+    assert in_short(low_pass) == "filters-lowpass-2812hz"
+    assert in_words(low_pass) == "filters: low pass, cutoff 2812 Hz"
 
 
 def test_where_nothing_was_drawn_it_is_unchanged():

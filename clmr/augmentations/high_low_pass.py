@@ -51,7 +51,9 @@ class HighLowPass(Augmentation):
         high_pass = self.uniform(n, 0, 1) < 0.5
         low_hz = self.uniform(n, self.lowpass_freq_low, self.lowpass_freq_high)
         high_hz = self.uniform(n, self.highpass_freq_low, self.highpass_freq_high)
-        return {"high_pass": high_pass, "cutoff_hz": torch.where(high_pass, high_hz, low_hz)}
+        cutoff_hz = torch.where(high_pass, high_hz, low_hz)
+        # The second says nothing new, but names the filter to whoever reads what was drawn.
+        return {"high_pass": high_pass, "low_pass": ~high_pass, "cutoff_hz": cutoff_hz}
 
     def apply(self, x: Tensor, parameters: Parameters) -> Tensor:
         lowest_hz = min(self.lowpass_freq_low, self.highpass_freq_low)
