@@ -74,14 +74,16 @@ class Augmentation:
         """Apply what was drawn to a batch, some rows at a time."""
         if not len(draw.rows):
             return
-        n_at_once = self.chunk or max(1, self.samples_at_once[x.device.type] // x.shape[-1])
+        samples_at_once = self.samples_at_once["cuda" if x.is_cuda else "cpu"]
+        n_at_once = self.chunk or max(1, samples_at_once // x.shape[-1])
         for part in torch.arange(len(draw.rows)).split(n_at_once):
-            rows = _send(draw.rows[part], x.device)
+            n = len(part)
             if x.is_cuda:
-                part = torch.nn.functional.pad(part, (0, -len(part) % MULTIPLE), value=part[-1])
+                part = torch.nn.functional.pad(part, (0, -n % MULTIPLE), value=part[-1])
+            rows = _send(draw.rows[part], x.device)
             own = {name: _send(value[part], x.device) for name, value in draw.parameters.items()}
-            y = self.apply(x.index_select(0, _send(draw.rows[part], x.device)), own)
-            x.index_copy_(0, rows, y[: len(rows)].to(x.dtype))
+            y = self.apply(x.index_select(0, rows), own)
+            x.index_copy_(0, rows[:n], y[:n].to(x.dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Augment a batch.

@@ -16,6 +16,7 @@ MOST_SEMITONES = 24
 LEAST_RATE_HZ = 1000  # below it a segment is too few samples
 LEAD = TAPS // 2 - 1  # samples that interpolation needs before a position
 EDGE = 0.08  # of the pass band, over which the anti-alias filter falls; closest to SoX
+MARGIN = 256  # samples of silence after which the end of a row no longer rings into its beginning
 RESAMPLED_AT_ONCE = 2**19  # samples, on the CPU: what fits the caches
 
 
@@ -105,10 +106,10 @@ def _resample(x: Tensor, splices: Tensor, speed: Tensor, cut: Segmentation) -> T
     """
     n_rows, n_samples = x.shape
     stretched = _overlap_add(_oversample(x, speed), splices, cut)  # [N, L]
-    n = torch.arange(n_samples, dtype=torch.float64, device=x.device)
-    row = torch.arange(n_rows, device=x.device) * stretched.shape[1]
     if kernels_suit(x):
         return read_rows(stretched, 2 / speed, n_samples, polynomials(x.dtype, x.device))
+    n = torch.arange(n_samples, dtype=torch.float64, device=x.device)
+    row = torch.arange(n_rows, device=x.device) * stretched.shape[1]
     positions = torch.addcmul(row[:, None], n, (2 / speed)[:, None])  # [N, T]
     return read_between(stretched.flatten(), positions.flatten()).view(n_rows, n_samples)
 
@@ -119,7 +120,7 @@ def _oversample(x: Tensor, speed: Tensor) -> Tensor:
     Shape:
         float `[N, T]`, float64 `[N]` -> float `[N, 2 * T]`.
     """
-    n_fft = fast_length(x.shape[1])
+    n_fft = fast_length(x.shape[1] + MARGIN)
     band = torch.linspace(0, 1, n_fft // 2 + 1, dtype=x.dtype, device=x.device)
     end = speed.clamp(max=1).to(x.dtype)[:, None]  # of the pass band, as a share of Nyquist
     fall = ((band / end - 1) / EDGE + 1).clamp_(0, 1)
