@@ -12,7 +12,9 @@ BAND = 0.5  # share of the samples' band in which the signal lies
 
 
 def read_between(x: Tensor, positions: Tensor) -> Tensor:
-    """Interpolate a waveform that was oversampled twice, to 73 dB or better.
+    """Interpolate a waveform that was oversampled twice.
+
+    The error is 74 dB below a signal that fills its band, and 61 dB below a tone at its very edge.
 
     Each output is a dot product of the `TAPS` samples around it with a filter whose taps are
     polynomials of the position's fraction (Farrow 1988), so that one small matrix takes the place

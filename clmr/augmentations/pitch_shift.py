@@ -24,7 +24,7 @@ class PitchShift(Augmentation):
     """Shift the pitch by a whole number of cents, as SoX does.
 
     The waveform is stretched in time by overlap-add of similar segments (WSOLA) and then resampled
-    to its old length, so that an onset stays where it was to within 15 ms.
+    to its old length, so that an onset stays where it was to within 50 ms (15 ms for a semitone).
 
     Args:
         p: Probability that a row is transformed.

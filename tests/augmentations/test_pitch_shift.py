@@ -280,3 +280,10 @@ def test_a_sample_rate_too_low_for_its_segments_is_refused():
     with pytest.raises(ValueError, match="sample_rate: got 999"):
         PitchShift(1, 999)
     assert PitchShift(1, 1000)(noise(2, 500)[:, None]).isfinite().all()
+
+
+@pytest.mark.parametrize("n_samples", [61_440, 65_536])  # at which an FFT needs no padding
+def test_the_end_does_not_ring_into_the_beginning(n_samples):
+    x = torch.zeros(1, n_samples)
+    x[0, -3000:] = tone(3150, n_samples=3000)
+    assert shifted(x, 500)[0, :1000].abs().max() < 1e-6
