@@ -39,6 +39,7 @@ from clmr.augmentations.effect_chain import register_effect_chain
 from clmr.config import Config
 from clmr.datasets import AudioFolder
 from clmr.datasets.demo import render_clip
+from clmr.encoders import SampleCNN
 
 SAMPLE_RATE, N_SAMPLES = 22050, 59049
 LEVEL = 0.25  # of full scale: SoX clips within its reverb, and ours does not
@@ -134,6 +135,20 @@ def time_call(augment: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, float
     started = now(x.device)
     augment(x)
     return {"whole": now(x.device) - started}
+
+
+def time_step(batch: int, device: torch.device) -> float:
+    """Milliseconds a pair of the encoder, forward and backward, that the chain is to keep busy."""
+    encoder = SampleCNN().to(device)
+    x = 0.1 * torch.randn(2 * batch, 1, N_SAMPLES, device=device)
+    seconds = []
+    for _ in range(8):
+        started = now(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = encoder(x).square().mean()
+        loss.backward()
+        seconds.append(now(device) - started)
+    return 1e3 * statistics.median(seconds) / batch
 
 
 def torch_audiomentations_chain() -> Callable[[Tensor], Tensor] | None:
@@ -379,9 +394,15 @@ def main() -> int:
                 ratio = statistics.median(sum(r.values()) / sum(c.values()) for r, c in pairs)
                 ways["clmr"]["reference/clmr"] = ratio
             print_times(ways, f"ms a pair of {batch}")
-            figures["times_ms_a_pair"].append(
-                {"machine": machine(device), "threads": args.threads, "batch": batch, "ways": ways}
-            )
+            timed = {
+                "machine": machine(device), "threads": args.threads, "batch": batch, "ways": ways
+            }  # fmt: skip
+            if device.type == "cuda":
+                timed["encoder_ms_a_pair"] = time_step(batch, device)
+                share = ways["clmr"]["whole"] / timed["encoder_ms_a_pair"]
+                print(f"SampleCNN, bf16   {timed['encoder_ms_a_pair']:>24.3f}")
+                print(f"chain / SampleCNN {share:>24.3f}")
+            figures["times_ms_a_pair"].append(timed)
     print("\nMB a row that is transformed at a time, beside the batch")
     for name, megabytes in figures["memory_mb_a_row"].items():
         print(f"{name:<40}{megabytes:>12.1f}")

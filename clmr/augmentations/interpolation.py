@@ -33,7 +33,7 @@ def read_between(x: Tensor, positions: Tensor) -> Tensor:
 
 def _read(x: Tensor, positions: Tensor) -> Tensor:
     first = positions.long()
-    fraction = (positions - first).to(x.dtype)
+    fraction = positions.frac().to(x.dtype)
     around = x.unfold(0, TAPS, 1).index_select(0, first)  # [K, TAPS]
     coefficients = polynomials(x.dtype, x.device) @ around.T  # [DEGREE + 1, K]
     y = coefficients[DEGREE]
