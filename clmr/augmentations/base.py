@@ -79,7 +79,8 @@ class Augmentation:
         for part in torch.arange(len(draw.rows)).split(n_at_once):
             n = len(part)
             if x.is_cuda:
-                part = torch.nn.functional.pad(part, (0, -n % MULTIPLE), value=part[-1])
+                n_spare = -n % min(MULTIPLE, n_at_once)
+                part = torch.nn.functional.pad(part, (0, n_spare), value=part[-1])
             rows = _send(draw.rows[part], x.device)
             own = {name: _send(value[part], x.device) for name, value in draw.parameters.items()}
             y = self.apply(x.index_select(0, rows), own)

@@ -9,8 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from clmr.augmentations.freeverb import Circle, Room, from_circle, to_circle, wet_responses
 from clmr.augmentations.pitch_shift import MOST_SEMITONES, shift_pitch
-from clmr.augmentations.reverb import Circle, Room, from_circle, to_circle, wet_responses
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from clmr.augmentations import Reverb
-from clmr.augmentations.reverb import Room
+from clmr.augmentations.freeverb import Room
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("reverberance", "damping", "room_scale")

@@ -23,8 +23,8 @@ from clmr.augmentations import (
     wsola,
     wsola_triton,
 )
+from clmr.augmentations.freeverb import Circle, Room, tables_of, wet_responses
 from clmr.augmentations.interpolation import polynomials
-from clmr.augmentations.reverb import Circle, Room, _tables, wet_responses
 from clmr.augmentations.wsola import Segmentation
 
 needs_triton = pytest.mark.skipif(
@@ -145,7 +145,7 @@ def product_in_torch(
 
 def product_in_a_kernel(spectra: Tensor, percent: Tensor, circle: Circle, rate: int) -> Tensor:
     room = Room.of(*percent.T, rate)
-    tables = _tables(circle, rate, torch.float32, spectra.device)
+    tables = tables_of(circle, rate, torch.float32, spectra.device)
     product = spectra.clone()
     reverb_triton.multiply_by_response(product, *room, tables.inverse, tables.allpass, *circle)
     return product
