@@ -104,11 +104,16 @@ def wet_responses(
     feedback, damping = room.feedback.to(dtype), room.damping.to(dtype)
     # [N, n_lines, COLUMNS]; a complex division would cost as much as twelve reciprocals
     loop = (1 - damping * tables.inverse).reciprocal_().mul_(feedback * (1 - damping))
-    power = torch.empty_like(loop)
-    responses = torch.zeros((2, *loop.shape), dtype=loop.dtype, device=loop.device)
-    for comb in range(2 * len(COMBS)):
-        torch.mul(of_line[:, comb, :, None], of_column[:, comb, None, :], out=power)
-        responses[comb // len(COMBS)] += power.sub_(loop).reciprocal_()
+    comb = torch.empty_like(loop)
+    responses = torch.empty((2, *loop.shape), dtype=loop.dtype, device=loop.device)
+    for ear, total in enumerate(responses):
+        for k in range(len(COMBS)):
+            line_k, column_k = (table[:, len(COMBS) * ear + k] for table in (of_line, of_column))
+            into = comb if k else total
+            torch.mul(line_k[:, :, None], column_k[:, None, :], out=into)
+            into.sub_(loop).reciprocal_()
+            if k:
+                total += comb
     responses *= tables.allpass[:, None]
     left, right = responses.view(2, n_rows, -1)[..., : circle.n_fft // 2 + 1]
     return left, right

@@ -100,8 +100,9 @@ def convolve(x: Tensor, taps: Tensor) -> Tensor:
     block = min(1 << (BLOCK * n_extra).bit_length(), fast_length(n_samples + n_extra))
     hop = block - n_extra
     n_blocks = -(-n_samples // hop)
-    edges = (n_extra // 2, n_blocks * hop - n_samples + n_extra // 2)
-    x = torch.nn.functional.pad(x[:, None], edges, mode="replicate")[:, 0]
+    n_before, n_after = n_extra // 2, n_blocks * hop - n_samples + n_extra // 2
+    ends = x[:, :1].expand(-1, n_before), x[:, -1:].expand(-1, n_after)
+    x = torch.cat([ends[0], x, ends[1]], dim=1)  # `pad` takes five times as long
     spectra = torch.fft.rfft(x.unfold(1, block, hop)) * torch.fft.rfft(taps, block)[:, None]
     y = torch.fft.irfft(spectra, block)[..., n_extra:]  # [N, n_blocks, hop]
     return y.reshape(len(x), -1)[:, :n_samples]

@@ -87,12 +87,13 @@ def shift_pitch(x: Tensor, cents: Tensor, sample_rate: int, most_cents: int) -> 
     else:
         n_segments = ((n_samples / speed + TAPS) / cut.hop).ceil().long().tolist()
         n_at_once = max(1, RESAMPLED_AT_ONCE // n_samples)
-    splices = find_splices(x[order], speed, n_segments, cut)
+    ordered = x[order]
+    splices = find_splices(ordered, speed, n_segments, cut)
     y = torch.empty_like(x)
     for first in range(0, len(x), n_at_once):
         part = slice(first, first + n_at_once)
-        rows = order[part]
-        y[rows] = _resample(x[rows], splices[part, : n_segments[first]], speed[part], cut)
+        own = splices[part, : n_segments[first]]
+        y[order[part]] = _resample(ordered[part], own, speed[part], cut)
     return torch.where(cents[:, None] == 0, x, y)
 
 
