@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import soundfile
-import torch
+# Before torch is imported, and for processes that tests start: tensors are small here, and threads
+# that wait for each other cost a busy machine many times what they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
 
 NOBODY = 65534
 
