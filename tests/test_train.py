@@ -355,7 +355,7 @@ def test_a_batch_of_one_clip_is_refused(home, whole):
         train(config_of(home, batch_size=1, run_dir=home / "batch-1"))
 
 
-@pytest.mark.parametrize("kind", ["dataset", "encoder", "loss"])
+@pytest.mark.parametrize("kind", ["dataset", "encoder", "loss", "optimizer", "schedule"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(home, kind, capsys):
     assert run(train, settings(home, **{kind: "nothing"})) == 1
     err = capsys.readouterr().err
