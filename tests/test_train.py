@@ -285,7 +285,7 @@ def test_it_says_at_the_start_when_it_will_end(home, limits, said, caplog, tmp_p
         train(config_of(home, run_dir=tmp_path / "run", **limits))
     (line,) = (line for line in caplog.messages if line.startswith("pretrain"))
     assert line.endswith(said)
-    assert f"{len(TRAIN)} clips, {len(VALID)} to validate, batch 3 on 1 CPU" in line
+    assert f"{len(TRAIN)} clips, {len(VALID)} to validate, batch 3 on 1 CPU, precision 32" in line
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(home, one_step):

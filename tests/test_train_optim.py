@@ -7,9 +7,11 @@ import signal
 import pytest
 import torch
 from fixtures_runs import TRAIN, VALID, config_of, curve, settings, write_music
+from simclr.modules import NT_Xent
 
 from clmr.command import run
 from clmr.errors import CheckpointError
+from clmr.losses import NTXent
 from clmr.modules import ContrastiveLearning
 from clmr.optim import OPTIMIZERS
 from clmr.train import train
@@ -159,19 +161,22 @@ def test_bf16_gives_nearly_the_loss_of_float32_and_keeps_weights_in_float32(home
     assert {value.dtype for value in floats} == {torch.float32}
 
 
-def test_in_bf16_the_loss_is_computed_in_float32(home, monkeypatch):
-    dtypes = []
-    original = ContrastiveLearning.training_step
+def test_in_bf16_the_encoder_computes_in_bf16_and_the_loss_does_not(home, monkeypatch):
+    seen = []
+    original = NTXent.forward
 
-    def step(module, *args):
-        loss = original(module, *args)
-        h = module.model.encoder(torch.zeros(2, 1, 59_049))
-        dtypes.append((loss.dtype, h.dtype))
-        return loss
+    def forward(loss, z_i, z_j):
+        value = original(loss, z_i, z_j)
+        seen.append((z_i.detach(), z_j.detach(), value.detach()))
+        return value
 
-    monkeypatch.setattr(ContrastiveLearning, "training_step", step)
+    monkeypatch.setattr(NTXent, "forward", forward)
     train(config_of(home, max_steps=1, precision="bf16-mixed", run_dir=home / "dtypes"))
-    assert dtypes == [(torch.float32, torch.bfloat16)]
+    z_i, z_j, found = seen[0]
+    assert z_i.dtype == z_j.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    expected = NT_Xent(3, 0.5, world_size=1)(z_i.double(), z_j.double())
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_auto_is_kept_with_the_run_as_what_it_was(home):

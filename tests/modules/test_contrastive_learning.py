@@ -210,6 +210,12 @@ def test_the_optimizer_is_adam_on_all_weights_with_the_rates_of_the_settings():
     assert {id(p) for p in group["params"]} == {id(p) for p in ours.model.parameters()}
 
 
+def test_the_optimizer_of_the_settings_has_their_rate_decay_and_momentum():
+    changed = {"learning_rate": 0.5, "weight_decay": 0.045, "momentum": 0.3}
+    (group,) = optimizer_of(module(optimizer="sgd", **changed)).param_groups
+    assert {name: group["lr" if name == "learning_rate" else name] for name in changed} == changed
+
+
 def test_the_first_step_of_adam_moves_every_weight_by_the_learning_rate(stand):
     # Kingma & Ba 2015, arXiv:1412.6980: the first update is -lr * g / |g|, however small g is
     # against 1e-8.
