@@ -16,6 +16,7 @@ setup(
         "pytorch-lightning>=2.6",
         "jsonargparse>=4.53",
         "simclr>=1.0.2",
+        "timm>=1.0",
         "numpy",
         "scikit-learn",
         "pyarrow",

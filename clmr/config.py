@@ -79,8 +79,19 @@ class Config:
     max_steps: int | None = setting(None, "optimizer steps; null = no limit", at_least=1)
     loss: str = setting("nt_xent", "nt_xent (Chen et al. 2020)")
     temperature: float = setting(0.5, "of the loss; CLMR uses 0.5", above=0)
-    learning_rate: float = setting(3e-4, "of Adam", above=0)
-    weight_decay: float = setting(1e-6, "of Adam", at_least=0)
+    optimizer: str = setting("adam", "adam, adamw, sgd or lars (You et al. 2017)")
+    learning_rate: float = setting(3e-4, "of the optimizer, after the warm-up", above=0)
+    weight_decay: float = setting(
+        1e-6, "of the optimizer; adamw and lars spare biases and norms", at_least=0
+    )
+    momentum: float = setting(0.9, "of sgd and lars", at_least=0, at_most=1)
+    schedule: str = setting("constant", "constant or cosine (to 0 at the run's last step)")
+    warmup_steps: int = setting(0, "steps in which the learning rate rises from 0", at_least=0)
+    precision: str = setting(
+        "auto",
+        "auto (bf16-mixed on GPUs that have it, else 32), 32, bf16-mixed or 16-mixed",
+        choices=("auto", "32", "bf16-mixed", "16-mixed"),
+    )
     checkpoint_path: str = setting(
         "", "main.py: resume from it; linear_evaluation.py: encoder to evaluate"
     )
@@ -188,6 +199,7 @@ def _parser() -> ArgumentParser:
     types = get_type_hints(Config)
     for f in fields(Config):
         kind = _switch if types[f.name] is bool else types[f.name]
+        kind = _word if f.metadata["choices"] else kind
         parser.add_argument(f"--{f.name}", type=kind, default=f.default, help=f.metadata["help"])
     return parser
 
@@ -198,6 +210,11 @@ def _switch(value: Any) -> bool:
     if str(value).lower() not in known:
         raise ValueError(f"expected {SWITCH}, got {value}")
     return known[str(value).lower()]
+
+
+def _word(value: Any) -> str:
+    """Read one of a setting's choices; `32` comes from YAML as a number."""
+    return str(value)
 
 
 def _files_first(argv: list[str]) -> list[str]:

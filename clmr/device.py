@@ -33,6 +33,27 @@ def choose_devices(accelerator: str, gpus: int | None) -> tuple[str, int]:
     return "gpu", wanted
 
 
+def choose_precision(precision: str, accelerator: str) -> str:
+    """Turn `--precision` into what a trainer takes.
+
+    Args:
+        precision: `auto`, `32`, `bf16-mixed` or `16-mixed`.
+        accelerator: `gpu` or `cpu`.
+
+    Returns:
+        `precision`; for `auto`, `bf16-mixed` on a GPU that computes in it and `32` elsewhere.
+
+    Raises:
+        ConfigError: 16-mixed without a GPU.
+    """
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError("--precision 16-mixed is for GPUs: give bf16-mixed or 32 on the CPU")
+    if precision != "auto":
+        return precision
+    has_bf16 = accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32"
+
+
 def torch_device(accelerator: str) -> torch.device:
     """The first device of an accelerator, for work without a trainer."""
     return torch.device("cuda" if accelerator == "gpu" else "cpu")

@@ -1,7 +1,7 @@
 """Pretrain an encoder by contrast."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
-from clmr.device import choose_devices
+from clmr.device import choose_devices, choose_precision
 from clmr.errors import CheckpointError, ConfigError
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
@@ -80,6 +80,8 @@ def train(config: Config) -> Trained | None:
         KeyboardInterrupt: Ctrl-C; `last.ckpt` is saved and the message says how to go on.
     """
     accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
+    # Kept with the run as what it is, as a resumed run goes on in it on whatever device.
+    config = replace(config, precision=choose_precision(config.precision, accelerator))
     if accelerator == "cpu":
         keep_freed_memory()
     folder = _folder(config)
@@ -98,6 +100,7 @@ def train(config: Config) -> Trained | None:
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=n_devices,
+        precision=config.precision,
         sync_batchnorm=accelerator == "gpu" and n_devices > 1,
         use_distributed_sampler=False,  # CropSampler gives every device its part
         max_epochs=_max_epochs(config),
@@ -193,9 +196,10 @@ def _introduce(
     ends = [f"{limit:,} {unit}" for unit, limit in limits.items() if limit > 0]
     log.info("run       %s", folder)
     log.info(
-        "pretrain  %s on %s: %d clips, %d to validate, batch %d on %d %s, until %s",
+        "pretrain  %s on %s: %d clips, %d to validate, batch %d on %d %s, precision %s, until %s",
         config.encoder, config.dataset, len(data.train.clips), len(data.valid.clips),
         config.batch_size, trainer.world_size, trainer.accelerator.name().upper(),
+        config.precision,
         " or ".join(ends),
     )  # fmt: skip
     if not data.can_validate(trainer.world_size):

@@ -36,6 +36,7 @@ def settings(folder: Path, **changed: object) -> list[str]:
         "batch_size": 3,
         "workers": 0,
         "log_every_n_steps": 1,
+        "precision": 32,
     }
     return [f"--{name}={value}" for name, value in (known | changed).items()]
 

@@ -36,6 +36,8 @@ LIMITS = {
     "temperature": [(0, 1e-9, "above 0")],
     "learning_rate": [(0, 1e-9, "above 0")],
     "weight_decay": [(-1e-9, 0, "at least 0")],
+    "momentum": PROBABILITY,
+    "warmup_steps": [(-1, 0, "at least 0")],
     "finetuner_max_epochs": [(0, 1, "at least 1")],
     "finetuner_batch_size": [(0, 1, "at least 1")],
     "finetuner_learning_rate": [(0, 1e-9, "above 0")],
@@ -252,6 +254,13 @@ def test_a_number_that_is_not_finite_is_refused(value, write):
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigError, match="accelerator: got 'tpu', allowed: auto, gpu, cpu"):
         load_config(["--accelerator", "tpu"])
+
+
+def test_a_choice_that_looks_like_a_number_needs_no_quotes(write):
+    assert load_config(["--precision", "32"]).precision == "32"
+    assert load_config(write("precision: 32\n")).precision == "32"
+    with pytest.raises(ConfigError, match="precision: got '64', allowed: auto, 32, bf16-mixed, "):
+        load_config(write("precision: 64\n"))
 
 
 @pytest.mark.parametrize("name", SWITCHES)

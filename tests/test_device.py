@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from clmr.device import choose_devices, torch_device
+from clmr.device import choose_devices, choose_precision, torch_device
 from clmr.errors import ConfigError
 
 # How many GPUs there are, what was asked for, what is taken.
@@ -62,3 +62,30 @@ def test_the_remedy_of_a_refusal_is_not_refused(monkeypatch):
 @pytest.mark.parametrize(("accelerator", "device"), [("gpu", "cuda"), ("cpu", "cpu")])
 def test_work_without_a_trainer_is_on_the_first_device(accelerator, device):
     assert torch_device(accelerator) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has_bf16", "chosen"),
+    [("gpu", True, "bf16-mixed"), ("gpu", False, "32"), ("cpu", True, "32"), ("cpu", False, "32")],
+)
+def test_auto_precision_is_bf16_on_gpus_that_have_it(accelerator, has_bf16, chosen, monkeypatch):
+    # A GPU that only imitates it is none that has it.
+    def is_bf16_supported(including_emulation=True):
+        return has_bf16 or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert choose_precision("auto", accelerator) == chosen
+
+
+@pytest.mark.parametrize(
+    ("precision", "accelerator"),
+    [("32", "gpu"), ("32", "cpu")]
+    + [("bf16-mixed", "cpu"), ("bf16-mixed", "gpu"), ("16-mixed", "gpu")],
+)
+def test_a_precision_that_is_given_is_taken(precision, accelerator):
+    assert choose_precision(precision, accelerator) == precision
+
+
+def test_float16_without_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match="16-mixed is for GPUs: give bf16-mixed or 32"):
+        choose_precision("16-mixed", "cpu")

@@ -15,7 +15,7 @@ ROWS = (
     {"drawn", "registry"},
     {"allocator", "audio", "config", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
-    | {"rundir", "store"},
+    | {"optim", "rundir", "store"},
     {"checkpoint_io", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "preprocess"},
@@ -36,6 +36,7 @@ ONLY_IN = {
     "matplotlib": {"spectrograms"},
     "pyarrow": {"store"},
     "sklearn": {"metrics"},
+    "timm": {"optim"},
     "simclr": {"modules/contrastive_learning"},
     "torchaudio": {"encoders"},
     "torchaudio_augmentations": {"augmentations"},

@@ -285,7 +285,7 @@ def test_it_says_at_the_start_when_it_will_end(home, limits, said, caplog, tmp_p
         train(config_of(home, run_dir=tmp_path / "run", **limits))
     (line,) = (line for line in caplog.messages if line.startswith("pretrain"))
     assert line.endswith(said)
-    assert f"{len(TRAIN)} clips, {len(VALID)} to validate, batch 3 on 1 CPU" in line
+    assert f"{len(TRAIN)} clips, {len(VALID)} to validate, batch 3 on 1 CPU, precision 32" in line
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(home, one_step):
@@ -355,7 +355,7 @@ def test_a_batch_of_one_clip_is_refused(home, whole):
         train(config_of(home, batch_size=1, run_dir=home / "batch-1"))
 
 
-@pytest.mark.parametrize("kind", ["dataset", "encoder", "loss"])
+@pytest.mark.parametrize("kind", ["dataset", "encoder", "loss", "optimizer", "schedule"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(home, kind, capsys):
     assert run(train, settings(home, **{kind: "nothing"})) == 1
     err = capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Pretraining: two augmented views of a clip find each other among all others."""
 
+from typing import Any
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,7 @@ from clmr.config import Config
 from clmr.encoders import ENCODERS
 from clmr.errors import ConfigError
 from clmr.losses import LOSSES
+from clmr.optim import OPTIMIZERS, SCHEDULES, Schedule
 from clmr.registry import lookup
 
 TRAIN, VALID = 0, 1  # streams of augmentation draws
@@ -34,6 +37,8 @@ class ContrastiveLearning(pl.LightningModule):
         encoder = lookup("encoder", ENCODERS, config.encoder)()
         self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
         self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
+        self.build_optimizer = lookup("optimizer", OPTIMIZERS, config.optimizer)
+        lookup("schedule", SCHEDULES, config.schedule)  # before there is a folder with a run
         self.generator = torch.Generator()
         chain = chain_of(config, self.generator)  # those of `reference` have the same limits
         self.augment = chain if config.augmentations == "clmr" else Chain({})
@@ -80,10 +85,15 @@ class ContrastiveLearning(pl.LightningModule):
         self.log("Valid/loss", loss, on_epoch=True, sync_dist=True, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+    def configure_optimizers(self) -> dict[str, Any]:
+        c = self.config
+        optimizer = self.build_optimizer(self, c.learning_rate, c.weight_decay, c.momentum)
+        n_steps = self.trainer.estimated_stepping_batches  # to --max_steps or --max_epochs
+        schedule = Schedule(optimizer, c.schedule, c.warmup_steps, n_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def _step(self, crops: Tensor, stream: int, step: int) -> Tensor:
         _, _, z_i, z_j = self.model(*self.views(crops, stream, step))

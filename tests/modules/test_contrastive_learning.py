@@ -1,5 +1,6 @@
 """The pretraining module: the views it makes, the loss it takes, and that every setting counts."""
 
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,11 @@ def stand(monkeypatch):
     put()
     monkeypatch.setattr(ContrastiveLearning, "log", lambda *args, **kwargs: None)
     return put
+
+
+def optimizer_of(ours, n_steps=100):
+    ours.trainer = SimpleNamespace(estimated_stepping_batches=n_steps, strategy=None)
+    return ours.configure_optimizers()["optimizer"]
 
 
 # Views.
@@ -197,11 +203,17 @@ def test_features_are_the_encoders_and_not_the_projectors():
 
 def test_the_optimizer_is_adam_on_all_weights_with_the_rates_of_the_settings():
     ours = module(learning_rate=0.0123, weight_decay=0.045)
-    optimizer = ours.configure_optimizers()
+    optimizer = optimizer_of(ours)
     assert isinstance(optimizer, torch.optim.Adam)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.0123, 0.045)
     assert {id(p) for p in group["params"]} == {id(p) for p in ours.model.parameters()}
+
+
+def test_the_optimizer_of_the_settings_has_their_rate_decay_and_momentum():
+    changed = {"learning_rate": 0.5, "weight_decay": 0.045, "momentum": 0.3}
+    (group,) = optimizer_of(module(optimizer="sgd", **changed)).param_groups
+    assert {name: group["lr" if name == "learning_rate" else name] for name in changed} == changed
 
 
 def test_the_first_step_of_adam_moves_every_weight_by_the_learning_rate(stand):
@@ -210,7 +222,7 @@ def test_the_first_step_of_adam_moves_every_weight_by_the_learning_rate(stand):
     ours = module(learning_rate=0.01, weight_decay=0)
     weight = ours.model.projector[2].weight
     before = weight.detach().clone()
-    optimizer = ours.configure_optimizers()
+    optimizer = optimizer_of(ours)
     ours.training_step(pairs(3, WINDOW), 0).backward()
     clear = weight.grad.abs() > 1e-5
     optimizer.step()
@@ -225,7 +237,7 @@ def test_the_settings_are_kept_as_plain_values():
     assert ours.hparams["temperature"] == 0.25
 
 
-@pytest.mark.parametrize("kind", ["encoder", "loss"])
+@pytest.mark.parametrize("kind", ["encoder", "loss", "optimizer", "schedule"])
 def test_an_unknown_name_is_refused(kind):
     with pytest.raises(ConfigError, match=f"unknown {kind} 'nothing'; known: "):
         module(**{kind: "nothing"})
