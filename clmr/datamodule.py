@@ -17,6 +17,8 @@ from clmr.errors import ConfigError
 from clmr.slices import CropSampler, Slices
 from clmr.store import PcmStore
 
+GRACE_S = 60  # a reading process lives no longer after SIGTERM
+
 log = logging.getLogger(__name__)
 
 
@@ -184,4 +186,5 @@ def reference_of(config: Config) -> ReferenceChain:
 def _leave_signals_to_the_parent(_: int) -> None:
     """Go on reading until the parent ends: terminals and schedulers signal all of a job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The parent itself sends SIGTERM as its last means, and waits for the end.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))

@@ -148,6 +148,8 @@ def train(config: Config) -> Trained | None:
         if trainer.is_global_zero:
             raise
         raise SystemExit(1) from None
+    finally:  # Lightning ends the reading processes of that loop only which it was in
+        trainer.fit_loop.teardown()
     if not trainer.is_global_zero:
         return None
     return _summary(folder, trainer, best, throughput, has_labels=bool(dataset.tags))

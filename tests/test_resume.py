@@ -2,6 +2,7 @@
 
 import logging
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -229,6 +230,21 @@ def test_two_processes_stop_at_one_step_and_go_on_exactly(tmp_path):
         assert re.search(r"batch 2 on 2 CPU", err)
     assert load(folder)["global_step"] == until
     assert same(state(folder), state(straight))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_validation_no_reading_process_is_left(
+    home, whole, tmp_path, monkeypatch, number
+):
+    def on_validation_start(module):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(ContrastiveLearning, "on_validation_start", on_validation_start)
+    others = set(multiprocessing.active_children())
+    changed = {"run_dir": tmp_path / "run", "workers": 1, "max_epochs": 2}
+    assert run(train, settings(home, **LIMITS | changed)) == 128 + number
+    assert set(multiprocessing.active_children()) <= others
+    assert load(tmp_path / "run")["global_step"] == IN_EPOCH
 
 
 def test_a_second_sigterm_does_not_kill_the_step(home, whole, tmp_path, monkeypatch, capsys):
