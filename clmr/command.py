@@ -8,9 +8,7 @@ from collections.abc import Callable
 
 from clmr.arguments import Arguments
 from clmr.config import load_config
-from clmr.errors import ClmrError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from clmr.errors import ClmrError, status_of
 
 
 def run(
@@ -26,7 +24,8 @@ def run(
         arguments: What the command takes besides settings.
 
     Returns:
-        Exit status: 0, or 1 after an error that the user can mend, or 130 after Ctrl-C.
+        Exit status: 0, or 1 after an error that the user can mend, or 130 after Ctrl-C,
+        or 143 after SIGTERM.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what it cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -46,5 +45,5 @@ def run(
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted: {interrupt}", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interrupt)
     return 0

@@ -65,6 +65,13 @@ class Config:
     run_dir: str = setting(
         "", "folder of logs and checkpoints; empty = runs/<pretrain|eval>-<dataset>/version_<n>"
     )
+    resume: str = setting(
+        "never", "auto = go on from the last good checkpoint in run_dir, or start anew",
+        choices=("never", "auto"),
+    )  # fmt: skip
+    save_every_n_steps: int | None = setting(
+        None, "steps between two writings of last.ckpt; null = each epoch only", at_least=1
+    )
     log_every_n_steps: int = setting(10, "steps between two points of a curve", at_least=1)
 
     # model

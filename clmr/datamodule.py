@@ -17,6 +17,8 @@ from clmr.errors import ConfigError
 from clmr.slices import CropSampler, Slices
 from clmr.store import PcmStore
 
+GRACE_S = 60  # a reading process lives no longer after SIGTERM
+
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,7 @@ class ContrastiveDataModule(pl.LightningDataModule):
     def __init__(self, config: Config, store: PcmStore, clips: list[Clip]) -> None:
         super().__init__()
         self.config, self.store = config, store
+        self.n_steps_before = 0  # taken already by a run that goes on
         check_audio_length(store, config.audio_length)
         self.train = select_split(store, clips, "train", config.audio_length)
         self.valid = select_split(store, clips, "valid", config.audio_length)
@@ -104,6 +107,20 @@ class ContrastiveDataModule(pl.LightningDataModule):
                 n_clips, n_in_batch, n_clips // n_devices * n_devices,
             )  # fmt: skip
 
+    def steps_in_epoch(self, n_devices: int) -> int:
+        """How many batches an epoch has on each device."""
+        return len(self._sampler(self.train, shuffle=True, rank=0, world_size=n_devices))
+
+    def clips_at(self, step: int) -> list[str]:
+        """The ids of the clips that a step of training takes, on all devices together."""
+        world_size = self.trainer.world_size
+        clips = []
+        for rank in range(world_size):
+            sampler = self._sampler(self.train, True, rank, world_size)
+            sampler.start_at(step)
+            clips += [self.store.ids[clip] for clip in next(iter(sampler)).clips]
+        return clips
+
     def can_validate(self, n_devices: int) -> bool:
         """Whether there are clips enough for a validation loss."""
         return len(self.valid.clips) >= max(2, n_devices)
@@ -114,7 +131,9 @@ class ContrastiveDataModule(pl.LightningDataModule):
                 "the reference augmentations run on the main process, one crop at a time: "
                 "--workers N runs them on N processes"
             )
-        return self._loader(self.train, shuffle=True)
+        loader = self._loader(self.train, shuffle=True)
+        loader.sampler.start_at(self.n_steps_before)
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.valid, shuffle=False)
@@ -123,25 +142,28 @@ class ContrastiveDataModule(pl.LightningDataModule):
         return self.trainer.global_rank if self.trainer else 0
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
-        config, workers = self.config, self.config.workers or 0
-        sampler = CropSampler(
-            split.clips,
-            self.store.n_samples[split.clips],
-            config.audio_length,
-            config.batch_size,
-            config.seed,
-            shuffle,
-            rank=self._rank(),
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+        workers = self.config.workers or 0
+        world_size = self.trainer.world_size if self.trainer else 1
         return DataLoader(
-            Slices(self.store, config.audio_length, self.augment),
-            sampler=sampler,
+            Slices(self.store, self.config.audio_length, self.augment),
+            sampler=self._sampler(split, shuffle, self._rank(), world_size),
             batch_size=None,  # a batch is read at once
             num_workers=workers,
-            worker_init_fn=_leave_ctrl_c_to_the_parent,
+            worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+        )
+
+    def _sampler(self, split: Split, shuffle: bool, rank: int, world_size: int) -> CropSampler:
+        return CropSampler(
+            split.clips,
+            self.store.n_samples[split.clips],
+            self.config.audio_length,
+            self.config.batch_size,
+            self.config.seed,
+            shuffle,
+            rank,
+            world_size,
         )
 
 
@@ -161,5 +183,8 @@ def reference_of(config: Config) -> ReferenceChain:
         ) from error
 
 
-def _leave_ctrl_c_to_the_parent(_: int) -> None:
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Go on reading until the parent ends: terminals and schedulers signal all of a job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent itself sends SIGTERM as its last means, and waits for the end.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))

@@ -1,4 +1,6 @@
-"""Mistakes that the person at the keyboard can mend."""
+"""Mistakes that the person at the keyboard can mend, and the end that a scheduler asks for."""
+
+import signal
 
 
 class ClmrError(Exception):
@@ -27,3 +29,16 @@ class DatasetError(ClmrError):
 
 class CheckpointError(ClmrError):
     """A checkpoint is not one, or belongs to another network."""
+
+
+class DivergedError(ClmrError):
+    """Training came to a loss or to weights that are not finite."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send before they kill: answered as Ctrl-C is."""
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit status after Ctrl-C or SIGTERM, as shells have it: 128 and the signal's number."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)

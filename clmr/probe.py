@@ -73,7 +73,7 @@ def fit_head(
             trainer.fit(head, train, valid)
     except SystemExit:  # how Lightning ends after Ctrl-C
         if interrupt.interrupted:
-            raise KeyboardInterrupt("nothing is scored; run the same command again") from None
+            raise interrupt.error("nothing is scored; run the same command again") from None
         raise
     load_weights(head, read_checkpoint(best.best_model_path).weights, best.best_model_path)
 

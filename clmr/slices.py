@@ -1,6 +1,7 @@
 """Slices of a store in batches: random crops to train on, regular windows to evaluate on."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -96,17 +97,27 @@ class CropSampler(Sampler):
         self.batch_size = min(batch_size, len(clips) // world_size)
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch = self.first_batch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch if self.shuffle else 0
+        """Choose the epoch that the next iteration draws, from its first batch on."""
+        self.epoch, self.first_batch = epoch if self.shuffle else 0, 0
+
+    def start_at(self, step: int) -> None:
+        """Let the next iteration go on as if so many batches had been drawn: `step` of them."""
+        self.epoch, self.first_batch = divmod(step, len(self))
 
     def __len__(self) -> int:
         return len(self.clips) // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[Places]:
-        rng = np.random.default_rng((self.seed, self.epoch))
+        # Not a generator itself: Lightning sets the epoch after it has asked for an iterator, and
+        # reading processes draw in advance, so where to start is settled when it is asked for.
+        batches = self._batches(self.epoch)
+        return islice(batches, self.first_batch, None)
+
+    def _batches(self, epoch: int) -> Iterator[Places]:
+        rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.clips)) if self.shuffle else np.arange(len(self.clips))
         starts = rng.integers(0, self.n_starts[order, None], (len(order), N_VIEWS))
         seeds = rng.integers(0, 2**63, (len(order), N_VIEWS))

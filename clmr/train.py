@@ -22,10 +22,12 @@ from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
 from clmr.device import choose_devices, choose_precision
-from clmr.errors import CheckpointError, ConfigError
+from clmr.errors import CheckpointError, ConfigError, DivergedError, status_of
+from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
 from clmr.registry import lookup
+from clmr.resume import GoOnAtTheStep, candidates, checkpoint_to_resume
 from clmr.rundir import run_dir
 
 DEFAULT_MAX_EPOCHS = 200
@@ -33,6 +35,7 @@ DEFAULT_MAX_EPOCHS = 200
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
     + ["max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
+    + ["resume", "save_every_n_steps"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )
@@ -77,15 +80,19 @@ def train(config: Config) -> Trained | None:
 
     Raises:
         ClmrError: The settings, the dataset, its store or the checkpoint to resume from do not do.
+        DivergedError: The loss or the weights are NaN or infinite.
         KeyboardInterrupt: Ctrl-C; `last.ckpt` is saved and the message says how to go on.
+        Terminated: SIGTERM; the same.
     """
     accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
     # Kept with the run as what it is, as a resumed run goes on in it on whatever device.
     config = replace(config, precision=choose_precision(config.precision, accelerator))
     if accelerator == "cpu":
         keep_freed_memory()
-    folder = _folder(config)
-    _check_resumable(config)
+    checkpoint = checkpoint_to_resume(config)
+    folder = _folder(config, checkpoint)
+    if checkpoint:
+        _check_resumable(config, checkpoint)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = ContrastiveLearning(config)
     _check_crop(config, module)
@@ -96,6 +103,10 @@ def train(config: Config) -> Trained | None:
 
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     best = ModelCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
+    n_steps = config.save_every_n_steps
+    within_epoch = ModelCheckpoint(
+        folder, "last", every_n_train_steps=n_steps, enable_version_counter=False
+    )
     throughput, interrupt = ThroughputLogger(), SaveOnInterrupt(folder / "last.ckpt")
     trainer = pl.Trainer(
         accelerator=accelerator,
@@ -113,7 +124,10 @@ def train(config: Config) -> Trained | None:
             ViewsLogger(),
             ProgressBar(),
             interrupt,
+            GoOnAtTheStep(),
+            StopOnNaN(folder / "last.ckpt"),
             last,
+            *([within_epoch] if n_steps else []),
             *([best] if data.can_validate(n_devices) else []),
         ],
         log_every_n_steps=config.log_every_n_steps,
@@ -125,24 +139,33 @@ def train(config: Config) -> Trained | None:
     _introduce(config, data, trainer, folder)
     try:
         with interrupt:
-            trainer.fit(module, data, ckpt_path=config.checkpoint_path or None, weights_only=True)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C
-        if interrupt.interrupted and trainer.is_global_zero:
-            raise KeyboardInterrupt(_how_to_go_on(folder)) from None
-        raise
+        if not interrupt.interrupted:
+            raise
+        error = interrupt.error(_how_to_go_on(folder))
+        if trainer.is_global_zero:
+            raise error from None
+        raise SystemExit(status_of(error)) from None
+    except DivergedError:  # on all devices; one says so
+        if trainer.is_global_zero:
+            raise
+        raise SystemExit(1) from None
+    finally:  # Lightning ends the reading processes of that loop only which it was in
+        trainer.fit_loop.teardown()
     if not trainer.is_global_zero:
         return None
     return _summary(folder, trainer, best, throughput, has_labels=bool(dataset.tags))
 
 
-def _folder(config: Config) -> Path:
+def _folder(config: Config, checkpoint: Path | None) -> Path:
     """The run's folder: a resumed run stays in its own, a new one never writes over another."""
-    resumed = str(Path(config.checkpoint_path).parent) if config.checkpoint_path else ""
+    resumed = str(checkpoint.parent) if checkpoint else ""
     folder = run_dir(config.run_dir or resumed, f"pretrain-{config.dataset}")
-    if not config.checkpoint_path and (folder / "last.ckpt").exists():
+    if not checkpoint and (found := candidates(folder)):
         raise ConfigError(
             f"--run_dir {folder} holds a run already: go on with it by --checkpoint_path "
-            f"{folder}/last.ckpt, or give another --run_dir"
+            f"{found[0]} or --resume auto, or give another --run_dir"
         )
     return folder
 
@@ -160,18 +183,16 @@ def _check_crop(config: Config, module: ContrastiveLearning) -> None:
         raise ConfigError(f"--encoder {config.encoder}: {error}") from error
 
 
-def _check_resumable(config: Config) -> None:
+def _check_resumable(config: Config, checkpoint: Path) -> None:
     """Refuse to resume with other settings: the checkpoint's optimizer would override some of them.
 
     Raises:
         CheckpointError: With each setting that differs.
     """
-    if not config.checkpoint_path:
-        return
-    settings = read_checkpoint(config.checkpoint_path).settings
+    settings = read_checkpoint(checkpoint).settings
     if "projection_dim" not in settings:
         raise CheckpointError(
-            f"{config.checkpoint_path} is no checkpoint of main.py: no run can be resumed from it"
+            f"{checkpoint} is no checkpoint of main.py: no run can be resumed from it"
         )
     differences = [
         f"  --{name}: {settings.get(name)} in the checkpoint, {value} now"
@@ -179,11 +200,11 @@ def _check_resumable(config: Config) -> None:
         if name not in FREE_ON_RESUME and settings.get(name) != value
     ]
     if differences:
-        same = f"--config {Path(config.checkpoint_path).parent}/hparams.yaml"
+        same = f"--config {checkpoint.parent}/hparams.yaml"
         raise CheckpointError(
-            f"{config.checkpoint_path} was trained with other settings:\n"
+            f"{checkpoint} was trained with other settings:\n"
             + "\n".join(differences)
-            + f"\ngive the same ones ({same}), or start anew without --checkpoint_path"
+            + f"\ngive the same ones ({same}), or start anew in another --run_dir"
         )
 
 

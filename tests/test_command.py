@@ -11,7 +11,14 @@ import pytest
 from clmr.__main__ import COMMANDS, main
 from clmr.arguments import Arguments
 from clmr.command import run
-from clmr.errors import AudioError, CheckpointError, ConfigError, DatasetError, StoreError
+from clmr.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    StoreError,
+    Terminated,
+)
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
@@ -50,6 +57,14 @@ def test_an_interrupt_is_told_apart_by_its_status_and_says_what_it_left(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.strip() == "interrupted: saved runs/1/last.ckpt"
+
+
+def test_the_end_that_a_scheduler_asks_for_has_the_status_that_shells_give_it(capsys):
+    def workflow(config):
+        raise Terminated("saved runs/1/last.ckpt")
+
+    assert run(workflow, []) == 143  # 128 + SIGTERM
+    assert capsys.readouterr().err.strip() == "interrupted: saved runs/1/last.ckpt"
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError, RuntimeError, OSError])

@@ -178,12 +178,13 @@ def test_two_devices_have_the_halves_of_what_one_would_have(store):
     assert torch.equal(torch.cat([halves[0][0], halves[1][0]]), whole[0])
 
 
-def test_a_reading_process_goes_on_after_ctrl_c_until_its_parent_ends(store):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_reading_process_goes_on_after_a_signal_until_its_parent_ends(store, number):
     others = set(multiprocessing.active_children())
     batches = iter(module(store, workers=1, batch_size=1).train_dataloader())
     first = next(batches)
     (reader,) = set(multiprocessing.active_children()) - others
-    os.kill(reader.pid, signal.SIGINT)
+    os.kill(reader.pid, number)
     reader.join(timeout=0.5)
     assert len([first, *batches]) == 4  # more than are read in advance
 
@@ -298,3 +299,27 @@ def test_in_training_every_epoch_has_the_crops_of_its_number(store, workers):
             ]
             assert np.array_equal(found, np.array(expected))
     assert not torch.equal(recorder.epochs[0][0], recorder.epochs[1][0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_goes_on_reads_from_its_step_on_and_then_whole_epochs(store, workers):
+    straight = module(store, workers=0)
+    n = straight.steps_in_epoch(1)
+    assert n > 1
+    expected = [list(epoch_of(straight.train_dataloader(), epoch).split(2)) for epoch in (1, 2)]
+    data = module(store, workers=workers)
+    data.n_steps_before = n + 1
+    loader = data.train_dataloader()
+    rest = list(loader)
+    assert len(rest) == n - 1
+    assert all(torch.equal(a, b) for a, b in zip(rest, expected[0][1:], strict=True))
+    assert torch.equal(epoch_of(loader, 2), torch.cat(expected[1]))
+
+
+def test_the_clips_of_a_step_are_those_of_all_devices(store):
+    data = module(store, SimpleNamespace(global_rank=1, world_size=2), batch_size=2)
+    sampler = CropSampler(data.train.clips, store.n_samples[data.train.clips], CROP, 4, 42)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        (places,) = sampler  # four clips that are long enough
+        assert data.clips_at(epoch) == [store.ids[clip] for clip in places.clips]

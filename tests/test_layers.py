@@ -18,8 +18,8 @@ ROWS = (
     | {"optim", "rundir", "store"},
     {"checkpoint_io", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
-    {"callbacks", "checkpoint", "features", "preprocess"},
-    {"probe"},
+    {"callbacks", "checkpoint", "features", "finite", "preprocess"},
+    {"probe", "resume"},
     {"augment", "evaluate", "train"},
     {"command"},
     {"__main__"},
@@ -41,11 +41,12 @@ ONLY_IN = {
     "torchaudio": {"encoders"},
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
-    "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "modules", "probe", "train"},
+    "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "finite", "modules", "probe"}
+    | {"resume", "train"},
     "lightning_fabric": {"checkpoint_io"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
-    | {"preprocess", "probe", "train"},
+    | {"preprocess", "probe", "resume", "train"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

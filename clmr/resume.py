@@ -1,0 +1,93 @@
+"""Going on with a run: from which checkpoint, and exactly at its step."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from clmr.checkpoint import read_checkpoint
+from clmr.checkpoint_io import previous_of
+from clmr.config import Config
+from clmr.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def candidates(folder: Path) -> list[Path]:
+    """The checkpoints of a run that are there, the latest first."""
+    last = folder / "last.ckpt"
+    return [path for path in (last, previous_of(last), folder / "best.ckpt") if path.exists()]
+
+
+def checkpoint_to_resume(config: Config) -> Path | None:
+    """The checkpoint that the settings say to go on from; None to start anew.
+
+    With `--resume auto`, what the run itself has written comes before `--checkpoint_path`: the same
+    command, requeued, must not go back to where it began.
+
+    Raises:
+        ConfigError: `--resume auto` has no folder to look in.
+        CheckpointError: There are checkpoints in it, and none can be read.
+    """
+    given = Path(config.checkpoint_path) if config.checkpoint_path else None
+    if config.resume != "auto":
+        return given
+    if not config.run_dir:
+        raise ConfigError(
+            "--resume auto goes on with the run of a folder: name it by --run_dir, the same in "
+            "every call"
+        )
+    damaged = []
+    for path in (found := candidates(Path(config.run_dir))):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            log.warning("%s; looking for the one before it", error)
+            continue
+        log.info("resume    %s", path)
+        return path
+    if found:
+        raise CheckpointError(
+            f"no checkpoint of {config.run_dir} can be read:\n"
+            + "\n".join(f"  {reason}" for reason in damaged)
+            + "\nmove them away to start anew, or give another --run_dir"
+        )
+    return given
+
+
+class GoOnAtTheStep(Callback):
+    """Let a resumed run take the step after those that its checkpoint has taken, and no other.
+
+    Lightning's own account of where in an epoch a checkpoint was saved differs by the hook that
+    saved it, and with `max_steps` it counts an epoch twice if that was the epoch's end. Only the
+    number of steps is taken from it; the rest follows, as if every checkpoint had been saved
+    when the batch of its next step was ready.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        trainer.datamodule.n_steps_before = step = checkpoint["global_step"]
+        epoch, batch = divmod(step, trainer.datamodule.steps_in_epoch(trainer.world_size))
+        loops = checkpoint["loops"]["fit_loop"]
+        loops["epoch_progress"] = {
+            "total": _counts(epoch, epoch + 1, epoch + 1),
+            "current": _counts(epoch, epoch + 1, epoch + 1),
+        }
+        loops["epoch_loop.batch_progress"] = {
+            "total": _counts(step, step + 1, step),
+            "current": _counts(batch, batch + 1, batch),
+            "is_last_batch": False,
+        }
+        loops["epoch_loop.val_loop.batch_progress"] = {
+            "total": _counts(0, 0, 0), "current": _counts(0, 0, 0), "is_last_batch": False,
+        }  # fmt: skip
+        # The abscissa of the curves; Lightning adds one for the batch that was ready.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1
+
+
+def _counts(done: int, ready: int, started: int) -> dict[str, int]:
+    return {"ready": ready, "started": started, "processed": done, "completed": done}
