@@ -11,7 +11,7 @@ from clmr.augmentations import AUGMENTATIONS, Chain, Draw, build_chain
 from clmr.config import Config
 from clmr.encoders import ENCODERS
 from clmr.errors import ConfigError
-from clmr.losses import LOSSES
+from clmr.losses import LOSSES, build_loss
 from clmr.registry import lookup
 
 TRAIN, VALID = 0, 1  # streams of augmentation draws
@@ -33,7 +33,7 @@ class ContrastiveLearning(pl.LightningModule):
         self.config = config
         encoder = lookup("encoder", ENCODERS, config.encoder)()
         self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
-        self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
+        self.loss = build_loss(lookup("loss", LOSSES, config.loss), config.temperature)
         self.generator = torch.Generator()
         chain = chain_of(config, self.generator)  # those of `reference` have the same limits
         self.augment = chain if config.augmentations == "clmr" else Chain({})

@@ -10,7 +10,7 @@ from simclr.modules import NT_Xent
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clmr.losses import LOSSES, NTXent
+from clmr.losses import LOSSES, NTXent, build_loss
 
 WORLD_SIZES = (2, 3)
 TEMPERATURE = 0.2
@@ -127,7 +127,7 @@ def test_every_loss_falls_when_followed_downhill(name):
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
-        loss = LOSSES[name](0.5)(z_i, z_j)
+        loss = build_loss(LOSSES[name], 0.5)(z_i, z_j)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
