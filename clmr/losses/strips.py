@@ -26,18 +26,24 @@ def strip_losses(rows: Tensor, columns: Tensor, twin: Tensor, hidden: Tensor) ->
 def _strips(
     rows: Tensor, columns: Tensor, twin: Tensor, hidden: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Similarity of each view less that to its twin `[S, C]`, a strip at a time."""
+    """Similarity of each view less that to its twin `[S, C]`, a strip at a time.
+
+    All strips lie in the same memory: a new one each would leave holes that glibc cannot fill.
+    """
+    strip = rows.new_empty(min(STRIP, len(rows)), len(columns))
     for first in range(0, len(rows), STRIP):
         part = slice(first, first + STRIP)
-        logits = rows[part] @ columns.T
+        logits = torch.mm(rows[part], columns.T, out=strip[: len(rows) - first])
         logits -= logits.gather(1, twin[part, None])
         yield part, logits.scatter_(1, hidden[part], -torch.inf)
 
 
 @torch.library.custom_op("clmr::strip_losses", mutates_args=())
 def _losses(rows: Tensor, columns: Tensor, twin: Tensor, hidden: Tensor) -> Tensor:
-    strips = _strips(rows, columns, twin, hidden)
-    return torch.cat([logits.logsumexp(1) for _, logits in strips])
+    losses = rows.new_empty(len(rows))
+    for part, logits in _strips(rows, columns, twin, hidden):
+        torch.logsumexp(logits, 1, out=losses[part])
+    return losses
 
 
 @torch.library.custom_op("clmr::strip_gradients", mutates_args=())
