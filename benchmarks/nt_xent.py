@@ -62,10 +62,9 @@ def time_ways(ways: list[str], z: list[Tensor], repeats: int) -> dict[str, float
     """Median milliseconds of a step."""
     losses = {way: WAYS[way](len(z[0])) for way in ways}
     seconds = {way: [] for way in ways}
-    for loss in losses.values():
-        step(loss, z)  # warm up
     for _ in range(repeats):
         for way, loss in losses.items():
+            step(loss, z)  # what the way before left of memory and caches slows this one
             started = now(z[0].device)
             step(loss, z)
             seconds[way].append(now(z[0].device) - started)
