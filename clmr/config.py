@@ -84,8 +84,13 @@ class Config:
         None, "epochs; null = 200, or no limit where max_steps is given", at_least=1
     )
     max_steps: int | None = setting(None, "optimizer steps; null = no limit", at_least=1)
-    loss: str = setting("nt_xent", "nt_xent (Chen et al. 2020)")
-    temperature: float = setting(0.5, "of the loss; CLMR uses 0.5", above=0)
+    loss: str = setting(
+        "nt_xent",
+        "nt_xent (Chen et al. 2020), dcl (Yeh et al. 2022) or vicreg (Bardes et al. 2022)",
+    )
+    temperature: float = setting(
+        0.5, "of the losses nt_xent and dcl; vicreg has none; CLMR uses 0.5", above=0
+    )
     optimizer: str = setting("adam", "adam, adamw, sgd or lars (You et al. 2017)")
     learning_rate: float = setting(3e-4, "of the optimizer, after the warm-up", above=0)
     weight_decay: float = setting(

@@ -13,7 +13,7 @@ from clmr.augmentations import AUGMENTATIONS, Chain, Draw, build_chain
 from clmr.config import Config
 from clmr.encoders import ENCODERS
 from clmr.errors import ConfigError
-from clmr.losses import LOSSES
+from clmr.losses import LOSSES, build_loss
 from clmr.optim import OPTIMIZERS, SCHEDULES, Schedule
 from clmr.registry import lookup
 
@@ -36,7 +36,7 @@ class ContrastiveLearning(pl.LightningModule):
         self.config = config
         encoder = lookup("encoder", ENCODERS, config.encoder)()
         self.model = SimCLR(encoder, config.projection_dim, encoder.n_features)
-        self.loss = lookup("loss", LOSSES, config.loss)(config.temperature)
+        self.loss = build_loss(lookup("loss", LOSSES, config.loss), config.temperature)
         self.build_optimizer = lookup("optimizer", OPTIMIZERS, config.optimizer)
         lookup("schedule", SCHEDULES, config.schedule)  # before there is a folder with a run
         self.generator = torch.Generator()
