@@ -78,7 +78,7 @@ def save_audio(path: Path, pcm: Tensor, sample_rate: int) -> None:
     """
     wav = io.BytesIO()  # written by ourselves: libsndfile gives no reason when the disk is full
     soundfile.write(wav, pcm.numpy(), sample_rate, subtype="PCM_16", format="WAV")
-    path.write_bytes(wav.getbuffer())
+    path.write_bytes(wav.getvalue())  # not `getbuffer`, which crashed Python 3.12.1 if this failed
 
 
 def pcm_to_float(pcm: Tensor) -> Tensor:
