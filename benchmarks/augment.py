@@ -12,11 +12,8 @@ threads: a data worker has one.
 
 import argparse
 import importlib
-import json
 import math
 import multiprocessing
-import os
-import platform
 import re
 import statistics
 import sys
@@ -30,12 +27,14 @@ from types import ModuleType
 
 import torch
 import torchaudio
+from report import machine, write_json
 from torch import Tensor
 
 from clmr.allocator import keep_freed_memory
 from clmr.audio import load_audio, pcm_to_float
 from clmr.augmentations import AUGMENTATIONS, Chain, Draw, build_chain, drawn_for
 from clmr.augmentations.effect_chain import register_effect_chain
+from clmr.augmentations.reference import reference_steps
 from clmr.config import Config
 from clmr.datasets import AudioFolder
 from clmr.datasets.demo import render_clip
@@ -43,7 +42,7 @@ from clmr.encoders import SampleCNN
 
 SAMPLE_RATE, N_SAMPLES = 22050, 59049
 LEVEL = 0.25  # of full scale: SoX clips within its reverb, and ours does not
-PROBABILITIES = {name: getattr(Config(), f"transforms_{name}") for name in AUGMENTATIONS}
+PROBABILITIES = Config().transforms
 CROP_S = N_SAMPLES / SAMPLE_RATE
 
 
@@ -72,8 +71,10 @@ def excerpts(folder: Path | None, n_wanted: int = 16) -> Tensor:
 def import_reference() -> ModuleType:
     """The package torchaudio-augmentations, with SoX or what stands in for it."""
     here = str(Path(__file__).parent)  # where `augment`, which the package needs, is this file
-    sys.path[:] = [path for path in sys.path if path != here]
+    before = sys.path[:]
+    sys.path[:] = [path for path in before if path != here]
     register_effect_chain()
+    sys.path[:] = before
     return importlib.import_module("torchaudio_augmentations")
 
 
@@ -82,20 +83,6 @@ def sox_of(reference: ModuleType) -> str:
     module = importlib.import_module("augment").EffectChain.__module__
     original = not module.startswith("clmr")
     return f"SoX by torchaudio {torchaudio.__version__}" if original else "our kernels for SoX"
-
-
-def reference_steps(reference: ModuleType) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Its chain for one example, `[1, T]` -> `[1, T]`, by the names of ours."""
-    steps = {
-        "polarity": reference.PolarityInversion(),
-        "noise": reference.Noise(),
-        "gain": reference.Gain(),
-        "filters": reference.HighLowPass(SAMPLE_RATE),
-        "delay": reference.Delay(SAMPLE_RATE),
-        "pitch": reference.PitchShift(N_SAMPLES, SAMPLE_RATE),
-        "reverb": reference.Reverb(SAMPLE_RATE),
-    }
-    return {name: reference.RandomApply([s], PROBABILITIES[name]) for name, s in steps.items()}
 
 
 # Time.
@@ -183,7 +170,9 @@ def time_ways(
     chain = build_chain(AUGMENTATIONS, PROBABILITIES, SAMPLE_RATE, generator)
     ways = {"clmr": partial(time_steps, chain)}
     if device.type == "cpu":
-        ways["reference"] = partial(time_reference, reference_steps(import_reference()))
+        import_reference()
+        steps = reference_steps(PROBABILITIES, SAMPLE_RATE, N_SAMPLES)
+        ways["reference"] = partial(time_reference, steps)
     if batch <= 48 and (other := torch_audiomentations_chain()):
         ways["torch-audiomentations"] = partial(time_call, other)
     for way in ways.values():
@@ -358,11 +347,6 @@ def print_times(ways: dict[str, dict[str, float]], title: str) -> None:
         print(f"reference / clmr  {ways['clmr']['reference/clmr']:>24.2f}")
 
 
-def machine(device: torch.device) -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if device.type == "cuda" else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, {platform.system()}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", default="1,8,48,512", help="pairs in a batch")
@@ -412,8 +396,7 @@ def main() -> int:
         met = "met" if row["met"] else "NOT MET"
         print(f"{row['what']:<50}{row['value']:>12.3g}   {row['target']:<10}{met}")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(figures, args.out)
     return 0
 
 

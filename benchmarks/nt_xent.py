@@ -10,10 +10,7 @@ peak at the size before would not fit into 70 % of the free memory is left out, 
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import re
 import statistics
 import sys
@@ -22,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from report import machine, write_json
 from simclr.modules import NT_Xent
 from torch import Tensor, nn
 
@@ -148,11 +146,6 @@ def print_figures(figures: dict) -> None:
             print(f"{size}   left out: it would take about {gigabytes:.0f} GB")
 
 
-def machine(device: torch.device) -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if device.type == "cuda" else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, {platform.system()}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", help=f"in a batch, ascending ({CLIPS})")
@@ -183,8 +176,7 @@ def main() -> int:
     met = "met" if worst <= 1e-5 else "NOT MET"
     print(f"strips against whole, worst relative difference {worst:.2g}   <= 1e-5   {met}")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(figures, args.out)
     return 0
 
 

@@ -7,9 +7,7 @@ that a machine whose speed drifts slows both. ffmpeg is run as many at a time as
 """
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -18,6 +16,9 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
+from report import machine, write_json
 
 from clmr.config import Config
 from clmr.datasets import AudioFolder
@@ -69,7 +70,7 @@ def main() -> int:
     figures = {
         "command": f"python benchmarks/preprocess.py DIR --repeats {args.repeats}",
         "folder": args.folder.name,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": machine(torch.device("cpu")),
         "n_clips": len(files),
         "workers": args.workers,
         "clmr_clips_per_s": len(files) / statistics.median(a for a, _ in pairs),
@@ -82,8 +83,7 @@ def main() -> int:
     print(f"ffmpeg a file      {figures['ffmpeg_clips_per_s']:8.1f} clips/s")
     print(f"ratio              {figures['ratio']:8.2f}")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(figures, args.out)
     return 0
 
 
