@@ -148,6 +148,13 @@ class Config:
         for f in fields(self):
             _check_range(f, getattr(self, f.name))
 
+    @property
+    def transforms(self) -> dict[str, float]:
+        """Probability of each augmentation, by its name."""
+        prefix = "transforms_"
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith(prefix)}
+        return {name.removeprefix(prefix): p for name, p in named.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
         return asdict(self)

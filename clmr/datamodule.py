@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from clmr.augmentations import AUGMENTATIONS
 from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
 from clmr.datasets import Clip
@@ -173,9 +172,8 @@ def reference_of(config: Config) -> ReferenceChain:
     Raises:
         ConfigError: Crops are too short for it.
     """
-    probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
     try:
-        return ReferenceChain(probabilities, config.sample_rate, config.audio_length)
+        return ReferenceChain(config.transforms, config.sample_rate, config.audio_length)
     except ValueError as error:
         raise ConfigError(
             f"--transforms_{error} at --sample_rate {config.sample_rate}; give "

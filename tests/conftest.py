@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported, and for processes that tests start: tensors are small here, and threads
-# that wait for each other cost a busy machine many times what they bring.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported, and for processes that tests start: on one thread sums are taken in the
+# same order in every run. Tensors are small here, and threads would cost more than they bring.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -38,15 +38,6 @@ N_STEPS, IN_EPOCH = 7, len(TRAIN) // 2  # two whole epochs of three steps, and a
 LIMITS = {"batch_size": 2, "max_steps": N_STEPS}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """So that sums are taken in the same order in every run."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with music, where the store will be."""

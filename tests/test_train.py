@@ -40,15 +40,6 @@ STEPS_IN_EPOCH = len(TRAIN) // 3
 PLAIN = (str, int, float, bool, type(None))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """So that sums are taken in the same order in every run."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with music, where the store and the runs will be."""

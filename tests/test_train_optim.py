@@ -34,15 +34,6 @@ RATES = {"constant": [0, 0.02, 0.02], "cosine": [0, 0.02, 0.01]}
 COSINE = {"schedule": "cosine", "warmup_steps": 1, "learning_rate": 0.02}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """So that sums are taken in the same order in every run."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with music, where the store and the runs will be."""

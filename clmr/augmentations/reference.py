@@ -35,7 +35,7 @@ class ReferenceChain:
         if probabilities["delay"] and n_samples < longest:
             raise ValueError(f"delay: got crops of {n_samples} samples for one of {longest}")
         self._settings = (dict(probabilities), sample_rate, n_samples)
-        self.augment = _compose(*self._settings)
+        self.augment = _compose(list(reference_steps(*self._settings).values()))
 
     def __call__(self, x: Tensor, seed: int) -> Tensor:
         """Augment a crop, leaving it as it is.
@@ -51,9 +51,13 @@ class ReferenceChain:
         return ReferenceChain, self._settings
 
 
-def _compose(
+def reference_steps(
     probabilities: Mapping[str, float], sample_rate: int, n_samples: int
-) -> Callable[[Tensor], Tensor]:
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The package's steps, `[1, T]` -> `[1, T]`, each with its coin, but for those never applied.
+
+    The arguments are those of `ReferenceChain`; the names are those of `AUGMENTATIONS`.
+    """
     register_effect_chain()
     import torchaudio_augmentations as reference
 
@@ -67,13 +71,17 @@ def _compose(
         "reverb": reference.Reverb(sample_rate),
         "reverse": reference.Reverse(),
     }
-    return reference.Compose(
-        [
-            reference.RandomApply([step], p=probabilities[name])
-            for name, step in steps.items()
-            if probabilities[name] > 0
-        ]
-    )
+    return {
+        name: reference.RandomApply([step], p=probabilities[name])
+        for name, step in steps.items()
+        if probabilities[name] > 0
+    }
+
+
+def _compose(steps: list[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    import torchaudio_augmentations as reference
+
+    return reference.Compose(steps)
 
 
 @contextmanager

@@ -106,10 +106,9 @@ def chain_of(config: Config, generator: torch.Generator) -> Chain:
     Raises:
         ConfigError: One of them does not do at the sample rate.
     """
-    probabilities = {name: getattr(config, f"transforms_{name}") for name in AUGMENTATIONS}
     try:
         return build_chain(
-            AUGMENTATIONS, probabilities, config.sample_rate, generator, config.augment_chunk
+            AUGMENTATIONS, config.transforms, config.sample_rate, generator, config.augment_chunk
         )
     except ValueError as error:
         name = str(error).split(":")[0]
