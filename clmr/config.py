@@ -3,10 +3,11 @@
 import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import Field, asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -217,13 +218,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--print_config", action="store_true", help="print all settings and exit")
     types = get_type_hints(Config)
     for f in fields(Config):
-        kind = _switch if types[f.name] is bool else types[f.name]
-        kind = _word if f.metadata["choices"] else kind
+        kind = _kind_of(f, types[f.name])
         parser.add_argument(f"--{f.name}", type=kind, default=f.default, help=f.metadata["help"])
     return parser
 
 
-def _switch(value: Any) -> bool:
+def _read_switch(value: Any) -> bool:
     """Read a switch as CLMR's users write it: true/false or 1/0."""
     known = {"true": True, "1": True, "false": False, "0": False}
     if str(value).lower() not in known:
@@ -231,9 +231,24 @@ def _switch(value: Any) -> bool:
     return known[str(value).lower()]
 
 
-def _word(value: Any) -> str:
-    """Read one of a setting's choices; `32` comes from YAML as a number."""
-    return str(value)
+class _Kind(NamedTuple):
+    """How a value is read, and what `--help` says of it."""
+
+    words: str
+    read: Callable[[Any], Any]
+
+    def __call__(self, value: Any) -> Any:
+        return self.read(value)
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def _kind_of(f: Field, kind: Any) -> Any:
+    if kind is bool:
+        return _Kind(SWITCH, _read_switch)
+    # One of a setting's choices; `32` comes from YAML as a number.
+    return _Kind("str", str) if f.metadata["choices"] else kind
 
 
 def _files_first(argv: list[str]) -> list[str]:

@@ -154,6 +154,7 @@ def test_help_names_every_setting_with_what_it_means(capsys):
     for name, f in FIELDS.items():
         words = re.escape(" ".join(f.metadata["help"].split()))
         assert re.search(rf"--{name} \S+ (?:\S+ )?{words}", printed), name
+    assert "<function" not in printed  # how a type would be written that nobody can read
 
 
 @pytest.mark.parametrize("wrong", ["--batch_sice", "--batch-size", "--batch", "--Batch_size"])
