@@ -102,8 +102,16 @@ class Config:
     warmup_steps: int = setting(0, "steps in which the learning rate rises from 0", at_least=0)
     precision: str = setting(
         "auto",
-        "auto (bf16-mixed on GPUs that have it, else 32), 32, bf16-mixed or 16-mixed",
-        choices=("auto", "32", "bf16-mixed", "16-mixed"),
+        "auto (bf16-mixed where the device has it, else 32), 32, tf32, bf16-mixed or 16-mixed",
+        choices=("auto", "32", "tf32", "bf16-mixed", "16-mixed"),
+    )
+    compile: bool = setting(
+        False, "compile the encoder by torch.compile: about a minute at the start; needs a compiler"
+    )
+    grad_cache_chunk: int | None = setting(
+        None,
+        "clips encoded at a time, for batches beyond memory (Gao et al. 2021); null = all",
+        at_least=3,  # so that no chunk is of one clip
     )
     checkpoint_path: str = setting(
         "", "main.py: resume from it; linear_evaluation.py: encoder to evaluate"

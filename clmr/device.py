@@ -1,4 +1,7 @@
-"""Which devices to run on."""
+"""Which devices to run on, and in which arithmetic."""
+
+import os
+import shutil
 
 import torch
 
@@ -37,21 +40,51 @@ def choose_precision(precision: str, accelerator: str) -> str:
     """Turn `--precision` into what a trainer takes.
 
     Args:
-        precision: `auto`, `32`, `bf16-mixed` or `16-mixed`.
+        precision: `auto`, `32`, `tf32`, `bf16-mixed` or `16-mixed`.
         accelerator: `gpu` or `cpu`.
 
     Returns:
-        `precision`; for `auto`, `bf16-mixed` on a GPU that computes in it and `32` elsewhere.
+        `precision`; for `auto`, `bf16-mixed` on a device that computes in it and `32` elsewhere.
 
     Raises:
-        ConfigError: 16-mixed without a GPU.
+        ConfigError: 16-mixed or tf32 without a GPU.
     """
-    if precision == "16-mixed" and accelerator == "cpu":
-        raise ConfigError("--precision 16-mixed is for GPUs: give bf16-mixed or 32 on the CPU")
+    if precision in ("16-mixed", "tf32") and accelerator == "cpu":
+        raise ConfigError(f"--precision {precision} is for GPUs: give bf16-mixed or 32 on the CPU")
     if precision != "auto":
         return precision
-    has_bf16 = accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if has_bf16 else "32"
+    return "bf16-mixed" if _has_bf16(accelerator) else "32"
+
+
+def _has_bf16(accelerator: str) -> bool:
+    """Whether there are instructions for it; what imitates them is slower than float32."""
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def allow_tf32(allow: bool) -> None:
+    """Let the convolutions of a GPU round float32 to the 11 bits of TF32, or forbid it.
+
+    Torch allows it unless told. Matrix products, so the loss, stay in float32 either way.
+    """
+    torch.backends.cudnn.allow_tf32 = allow
+
+
+def check_compiler(accelerator: str) -> None:
+    """Refuse `--compile` where `torch.compile` would fail in the middle of the first step.
+
+    Raises:
+        ConfigError: It finds no compiler to call.
+    """
+    variable, names = ("CC", ("gcc", "clang")) if accelerator == "gpu" else (
+        "CXX", ("g++", "clang++")
+    )  # fmt: skip
+    if not any(map(shutil.which, (os.environ.get(variable, ""), *names))):
+        raise ConfigError(
+            f"--compile 1 calls a compiler, and none of {', '.join(names)} is in PATH: install one "
+            f"or name it by the environment variable {variable}, or give --compile 0"
+        )
 
 
 def torch_device(accelerator: str) -> torch.device:

@@ -13,7 +13,7 @@ from clmr.checkpoint import encoder_of, read_checkpoint
 from clmr.config import Config
 from clmr.datamodule import Split, check_audio_length, select_split
 from clmr.datasets import DATASETS, AudioDataset
-from clmr.device import choose_devices, torch_device
+from clmr.device import allow_tf32, choose_devices, torch_device
 from clmr.encoders import ENCODERS, Encoder, LogMelStatistics
 from clmr.errors import CheckpointError, ConfigError
 from clmr.features import extract_features
@@ -78,6 +78,7 @@ def evaluate(config: Config) -> Evaluated:
     """
     encoder = _load(config)
     accelerator, _ = choose_devices(config.accelerator, config.gpus)
+    allow_tf32(False)
     if accelerator == "cpu":
         keep_freed_memory()
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)

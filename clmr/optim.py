@@ -16,19 +16,21 @@ TRUST = 0.001  # eta of You et al. 2017, arXiv:1708.03888; SimCLR has the same
 
 def adam(model: nn.Module, learning_rate: float, weight_decay: float, momentum: float) -> Adam:
     """Adam with an L2 penalty on all parameters, biases and norms included, as CLMR trains."""
-    return Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    return Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float, momentum: float) -> AdamW:
     """Adam with decoupled decay (Loshchilov & Hutter 2019, arXiv:1711.05101) of weights only."""
     decayed, spared = weights_and_rest(model)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared}]
-    return AdamW(groups, lr=learning_rate, weight_decay=0)
+    return AdamW(groups, lr=learning_rate, weight_decay=0, fused=True)
 
 
 def sgd(model: nn.Module, learning_rate: float, weight_decay: float, momentum: float) -> SGD:
     """SGD with momentum and an L2 penalty on all parameters."""
-    return SGD(model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    return SGD(
+        model.parameters(), learning_rate, momentum, weight_decay=weight_decay, fused=True
+    )
 
 
 def lars(model: nn.Module, learning_rate: float, weight_decay: float, momentum: float) -> Optimizer:

@@ -21,7 +21,7 @@ from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
-from clmr.device import choose_devices, choose_precision
+from clmr.device import allow_tf32, check_compiler, choose_devices, choose_precision
 from clmr.errors import CheckpointError, ConfigError, DivergedError, status_of
 from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
@@ -34,7 +34,7 @@ DEFAULT_MAX_EPOCHS = 200
 # What a resumed run may change: where things are and when to stop. All else is the experiment.
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
-    + ["max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
+    + ["compile", "max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
     + ["resume", "save_every_n_steps"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
@@ -87,6 +87,9 @@ def train(config: Config) -> Trained | None:
     accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
     # Kept with the run as what it is, as a resumed run goes on in it on whatever device.
     config = replace(config, precision=choose_precision(config.precision, accelerator))
+    allow_tf32(config.precision == "tf32")
+    if config.compile:
+        check_compiler(accelerator)
     if accelerator == "cpu":
         keep_freed_memory()
     checkpoint = checkpoint_to_resume(config)
@@ -111,7 +114,7 @@ def train(config: Config) -> Trained | None:
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=n_devices,
-        precision=config.precision,
+        precision="32" if config.precision == "tf32" else config.precision,
         sync_batchnorm=accelerator == "gpu" and n_devices > 1,
         use_distributed_sampler=False,  # CropSampler gives every device its part
         max_epochs=_max_epochs(config),
@@ -194,10 +197,11 @@ def _check_resumable(config: Config, checkpoint: Path) -> None:
         raise CheckpointError(
             f"{checkpoint} is no checkpoint of main.py: no run can be resumed from it"
         )
+    settings = Config().to_dict() | settings  # one that came later was at its default
     differences = [
-        f"  --{name}: {settings.get(name)} in the checkpoint, {value} now"
+        f"  --{name}: {settings[name]} in the checkpoint, {value} now"
         for name, value in config.to_dict().items()
-        if name not in FREE_ON_RESUME and settings.get(name) != value
+        if name not in FREE_ON_RESUME and settings[name] != value
     ]
     if differences:
         same = f"--config {checkpoint.parent}/hparams.yaml"

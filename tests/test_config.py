@@ -39,6 +39,7 @@ LIMITS = {
     "weight_decay": [(-1e-9, 0, "at least 0")],
     "momentum": PROBABILITY,
     "warmup_steps": [(-1, 0, "at least 0")],
+    "grad_cache_chunk": [(2, 3, "at least 3")],
     "finetuner_max_epochs": [(0, 1, "at least 1")],
     "finetuner_batch_size": [(0, 1, "at least 1")],
     "finetuner_learning_rate": [(0, 1e-9, "above 0")],
@@ -261,7 +262,7 @@ def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are():
 def test_a_choice_that_looks_like_a_number_needs_no_quotes(write):
     assert load_config(["--precision", "32"]).precision == "32"
     assert load_config(write("precision: 32\n")).precision == "32"
-    with pytest.raises(ConfigError, match="precision: got '64', allowed: auto, 32, bf16-mixed, "):
+    with pytest.raises(ConfigError, match="precision: got '64', allowed: auto, 32, tf32, "):
         load_config(write("precision: 64\n"))
 
 

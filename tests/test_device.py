@@ -5,7 +5,13 @@ import re
 import pytest
 import torch
 
-from clmr.device import choose_devices, choose_precision, torch_device
+from clmr.device import (
+    allow_tf32,
+    check_compiler,
+    choose_devices,
+    choose_precision,
+    torch_device,
+)
 from clmr.errors import ConfigError
 
 # How many GPUs there are, what was asked for, what is taken.
@@ -66,26 +72,60 @@ def test_work_without_a_trainer_is_on_the_first_device(accelerator, device):
 
 @pytest.mark.parametrize(
     ("accelerator", "has_bf16", "chosen"),
-    [("gpu", True, "bf16-mixed"), ("gpu", False, "32"), ("cpu", True, "32"), ("cpu", False, "32")],
+    [("gpu", True, "bf16-mixed"), ("gpu", False, "32")]
+    + [("cpu", True, "bf16-mixed"), ("cpu", False, "32")],
 )
-def test_auto_precision_is_bf16_on_gpus_that_have_it(accelerator, has_bf16, chosen, monkeypatch):
+def test_auto_precision_is_bf16_on_devices_that_have_it(
+    accelerator, has_bf16, chosen, monkeypatch
+):
     # A GPU that only imitates it is none that has it.
     def is_bf16_supported(including_emulation=True):
-        return has_bf16 or including_emulation
+        return (has_bf16 and accelerator == "gpu") or including_emulation
+
+    def is_avx512_bf16_supported():
+        return has_bf16 and accelerator == "cpu"
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", is_avx512_bf16_supported)
     assert choose_precision("auto", accelerator) == chosen
 
 
 @pytest.mark.parametrize(
     ("precision", "accelerator"),
-    [("32", "gpu"), ("32", "cpu")]
+    [("32", "gpu"), ("32", "cpu"), ("tf32", "gpu")]
     + [("bf16-mixed", "cpu"), ("bf16-mixed", "gpu"), ("16-mixed", "gpu")],
 )
 def test_a_precision_that_is_given_is_taken(precision, accelerator):
     assert choose_precision(precision, accelerator) == precision
 
 
-def test_float16_without_a_gpu_is_refused():
-    with pytest.raises(ConfigError, match="16-mixed is for GPUs: give bf16-mixed or 32"):
-        choose_precision("16-mixed", "cpu")
+@pytest.mark.parametrize("precision", ["16-mixed", "tf32"])
+def test_what_only_gpus_compute_in_is_refused_without_one(precision):
+    with pytest.raises(ConfigError, match=f"{precision} is for GPUs: give bf16-mixed or 32"):
+        choose_precision(precision, "cpu")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_for_convolutions_and_never_for_matrix_products(allowed):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        allow_tf32(allowed)
+        assert torch.backends.cudnn.allow_tf32 == allowed
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        allow_tf32(before)
+
+
+@pytest.mark.parametrize(("accelerator", "variable"), [("cpu", "CXX"), ("gpu", "CC")])
+def test_to_compile_without_a_compiler_is_refused_until_one_is_named(
+    accelerator, variable, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match=f"--compile 1 calls a compiler, .* variable {variable}"):
+        check_compiler(accelerator)
+    compiler = tmp_path / "my-compiler"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv(variable, str(compiler))
+    check_compiler(accelerator)

@@ -64,7 +64,7 @@ def home(tmp_path_factory):
     torch.manual_seed(0)
     module = ContrastiveLearning(load_config(settings(home)))
     for layer in module.modules():  # statistics other than the initial ones, as after training
-        if isinstance(layer, torch.nn.BatchNorm1d):
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
             layer.momentum = 1
     module(0.1 * torch.randn(4, 1, WINDOW))
     torch.save(

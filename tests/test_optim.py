@@ -93,12 +93,13 @@ def test_five_steps_are_those_of_torchs_own_optimizer(name):
     theirs = copy.deepcopy(ours)
     optimizers = [OPTIMIZERS[name](ours, 0.01, 0.3, 0.7)], TORCHS_OWN[name](theirs)
     for _ in range(5):
-        x = torch.randn(8, 4)
-        for model, steppers in zip((ours, theirs), optimizers, strict=True):
-            model.zero_grad()
-            (model(x) ** 3).mean().backward()
-            for stepper in steppers:
-                stepper.step()
+        ours.zero_grad()
+        (ours(torch.randn(8, 4)) ** 3).mean().backward()
+        # The bias before a norm has a gradient of rounding alone, which Adam blows up.
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            b.grad = a.grad.clone()
+        for stepper in [*optimizers[0], *optimizers[1]]:
+            stepper.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 

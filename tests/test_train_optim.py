@@ -170,9 +170,11 @@ def test_in_bf16_the_encoder_computes_in_bf16_and_the_loss_does_not(home, monkey
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_auto_is_kept_with_the_run_as_what_it_was(home):
-    trained = train(config_of(home, max_steps=1, precision="auto", run_dir=home / "auto"))
-    assert load(trained.last)["hyper_parameters"]["precision"] == "32"
+@pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16-mixed"), (False, "32")])
+def test_auto_is_kept_with_the_run_as_what_it_was(home, has_bf16, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    trained = train(config_of(home, max_steps=1, precision="auto", run_dir=home / chosen))
+    assert load(trained.last)["hyper_parameters"]["precision"] == chosen
 
 
 def test_float16_on_the_cpu_is_refused(home, capsys):

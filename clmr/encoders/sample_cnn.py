@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from clmr.encoders.base import Encoder
+from clmr.encoders.channels_last import Conv1dChannelsLast, PatchesChannelsLast
 
 # Lee et al. 2017, arXiv:1703.01789, the 3^9 model: the nine blocks after the strided one.
 CHANNELS = (128, 128, 256, 256, 256, 256, 256, 256, 512)
@@ -29,16 +30,14 @@ class SampleCNN(Encoder):
         widths = (stem, *channels)
         blocks = [_block(n_in, n_out) for n_in, n_out in zip(widths, channels, strict=False)]
         self.sequential = nn.Sequential(
-            nn.Sequential(
-                nn.Conv1d(1, stem, stride, stride=stride), nn.BatchNorm1d(stem), nn.ReLU()
-            ),
+            nn.Sequential(PatchesChannelsLast(stem, stride), nn.BatchNorm2d(stem), nn.ReLU()),
             *blocks,
-            nn.Sequential(*_convolution(self.n_features, self.n_features)),
+            nn.Sequential(*_convolution(self.n_features, self.n_features), nn.ReLU()),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_length(x.shape[-1])
-        return self.sequential(x).mean(dim=-1)  # [B, F, time] -> [B, F]
+        return self.sequential(x).mean(dim=(2, 3))  # [B, F, 1, time] -> [B, F]
 
 
 class SampleCNNSmall(SampleCNN):
@@ -52,8 +51,9 @@ class SampleCNNSmall(SampleCNN):
 
 
 def _block(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(*_convolution(n_in, n_out), nn.MaxPool1d(3, stride=3))
+    # The paper has the pool after the ReLU. Before it gives the same numbers, for a third of them.
+    return nn.Sequential(*_convolution(n_in, n_out), nn.MaxPool2d((1, 3)), nn.ReLU())
 
 
 def _convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
-    return nn.Conv1d(n_in, n_out, 3, padding=1), nn.BatchNorm1d(n_out), nn.ReLU()
+    return Conv1dChannelsLast(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out)

@@ -14,6 +14,7 @@ from clmr.config import Config
 from clmr.encoders import ENCODERS
 from clmr.errors import ConfigError
 from clmr.losses import LOSSES, build_loss
+from clmr.modules.gradient_cache import project_in_chunks
 from clmr.optim import OPTIMIZERS, SCHEDULES, Schedule
 from clmr.registry import lookup
 
@@ -75,6 +76,10 @@ class ContrastiveLearning(pl.LightningModule):
         x_i, x_j = self.augment.apply(x, self.draw(len(crops), stream, step)).chunk(2)
         return x_i, x_j
 
+    def on_fit_start(self) -> None:
+        if self.config.compile:  # in place, so that names of weights stay
+            self.model.encoder.compile(dynamic=False)
+
     def training_step(self, crops: Tensor, batch_idx: int) -> Tensor:
         loss = self._step(crops, TRAIN, self.global_step)
         self.log("Train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, prog_bar=True)
@@ -96,7 +101,11 @@ class ContrastiveLearning(pl.LightningModule):
         }
 
     def _step(self, crops: Tensor, stream: int, step: int) -> Tensor:
-        _, _, z_i, z_j = self.model(*self.views(crops, stream, step))
+        x_i, x_j = self.views(crops, stream, step)
+        chunk = self.config.grad_cache_chunk or len(crops)
+        if chunk < len(crops):
+            return self.loss(*project_in_chunks(self.model, x_i, x_j, chunk))
+        _, _, z_i, z_j = self.model(x_i, x_j)
         return self.loss(z_i, z_j)
 
 

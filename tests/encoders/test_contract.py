@@ -21,7 +21,7 @@ def encoder(request):
     torch.manual_seed(0)
     encoder = MAKERS[request.param]()
     for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1
     encoder(waves(4, encoder.min_length))
     return encoder.eval().requires_grad_(False)

@@ -50,7 +50,7 @@ def settle(encoder):
         if value.ndim == 1 and "running" not in name:
             value.add_(0.1 * torch.rand_like(value))
     for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1
     encoder(waves(4, 3**10, seed=1))
     return encoder.eval().requires_grad_(False)
@@ -88,7 +88,7 @@ def test_its_weights_have_the_names_and_shapes_of_the_released_encoders():
 def test_59049_samples_are_one_step_of_time(trained):
     assert trained.min_length == 3**10
     for n_samples, n_steps in ((3**10, 1), (2 * 3**10 - 1, 1), (2 * 3**10, 2)):
-        assert trained.sequential(torch.zeros(1, 1, n_samples)).shape == (1, 512, n_steps)
+        assert trained.sequential(torch.zeros(1, 1, n_samples)).shape == (1, 512, 1, n_steps)
 
 
 @pytest.mark.parametrize("n_windows", [1, 2])
@@ -98,6 +98,47 @@ def test_the_features_are_those_of_the_network_written_out(trained, n_windows):
     found = trained(x)
     assert (found[0] - found[1]).abs().max() > 0.1 * found.abs().max()  # the wave does count
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_in_training_outputs_and_gradients_are_those_of_the_papers_1d_layers():
+    # The same weights in torch's own 1-D layers, in the paper's order, in double precision.
+    torch.manual_seed(0)
+    ours = SampleCNNSmall().double()
+    layers = []
+    for name, module in ours.sequential.named_children():
+        convolution = module[0]
+        n_out, n_in, width = convolution.weight.shape
+        stride = width if name == "0" else 1
+        layers += [torch.nn.Conv1d(n_in, n_out, width, stride, convolution.padding)]
+        layers += [torch.nn.BatchNorm1d(n_out), torch.nn.ReLU()]
+        layers += [torch.nn.MaxPool1d(3)] if 0 < int(name) < len(ours.sequential) - 1 else []
+    theirs = torch.nn.Sequential(*layers).double()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = waves(3, 3**10 + 5).double()
+    h, expected = ours(x), theirs(x).mean(dim=-1)
+    torch.testing.assert_close(h, expected)
+    weights = torch.randn_like(h)
+    (h * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_all_convolutions_see_channels_last(trained_small):
+    layouts = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _, x, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last))
+        )
+        for module in trained_small.modules()
+        if isinstance(module, torch.nn.Conv1d)
+    ]
+    trained_small(waves(2, 3**10))
+    for hook in hooks:
+        hook.remove()
+    assert layouts == [True] * 10
 
 
 def test_a_repeated_wave_adds_the_same_to_the_sum_over_time_each_time(trained_small):
@@ -110,7 +151,7 @@ def test_a_repeated_wave_adds_the_same_to_the_sum_over_time_each_time(trained_sm
 
 
 def test_samples_after_the_last_whole_window_are_dropped_by_the_pools(trained_small):
-    assert trained_small.sequential(waves(1, 2 * 3**10 - 1)).shape == (1, 256, 1)
+    assert trained_small.sequential(waves(1, 2 * 3**10 - 1)).shape == (1, 256, 1, 1)
 
 
 def test_the_small_one_takes_the_same_input_at_less_than_a_twentieth_of_the_work():
