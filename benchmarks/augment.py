@@ -27,13 +27,13 @@ from types import ModuleType
 
 import torch
 import torchaudio
-from report import machine, write_json
+from older_recipe import import_reference
+from report import machine, now, write_json
 from torch import Tensor
 
 from clmr.allocator import keep_freed_memory
 from clmr.audio import load_audio, pcm_to_float
 from clmr.augmentations import AUGMENTATIONS, Chain, Draw, build_chain, drawn_for
-from clmr.augmentations.effect_chain import register_effect_chain
 from clmr.augmentations.reference import reference_steps
 from clmr.config import Config
 from clmr.datasets import AudioFolder
@@ -68,16 +68,6 @@ def excerpts(folder: Path | None, n_wanted: int = 16) -> Tensor:
 # The reference.
 
 
-def import_reference() -> ModuleType:
-    """The package torchaudio-augmentations, with SoX or what stands in for it."""
-    here = str(Path(__file__).parent)  # where `augment`, which the package needs, is this file
-    before = sys.path[:]
-    sys.path[:] = [path for path in before if path != here]
-    register_effect_chain()
-    sys.path[:] = before
-    return importlib.import_module("torchaudio_augmentations")
-
-
 def sox_of(reference: ModuleType) -> str:
     """What its pitch shift and reverb are computed by."""
     module = importlib.import_module("augment").EffectChain.__module__
@@ -86,12 +76,6 @@ def sox_of(reference: ModuleType) -> str:
 
 
 # Time.
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def time_steps(chain: Chain, x: Tensor) -> dict[str, float]:

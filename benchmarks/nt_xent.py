@@ -14,12 +14,11 @@ import multiprocessing
 import re
 import statistics
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from report import machine, write_json
+from report import machine, now, peak_of_process, write_json
 from simclr.modules import NT_Xent
 from torch import Tensor, nn
 
@@ -48,12 +47,6 @@ def step(loss: nn.Module, z: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 # Time.
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def time_ways(ways: list[str], z: list[Tensor], repeats: int) -> dict[str, float]:
@@ -91,11 +84,6 @@ def peak_bytes(way: str, n_clips: int, n_dims: int, device: torch.device) -> int
     before = peak_of_process()
     step(loss, z)
     return peak_of_process() - before
-
-
-def peak_of_process() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 
 def peak_in_a_process(*arguments) -> int:
