@@ -1,7 +1,7 @@
 """A step of pretraining: where its time goes, against its ceiling and against the older recipe.
 
     python benchmarks/step.py [--quick] [--batches 48,256] [--precisions 32,bf16-mixed]
-                              [--workers N] [--compile] [--store_device cuda] [--out FILE]
+                              [--workers N] [--out FILE] [any flag of main.py, as --compile 1]
 
 Three ways, each in processes of its own that take turns, so that a machine whose speed drifts slows
 all: `clmr` trains as main.py does, with all augmentations of config.yaml; `ceiling` is the same
@@ -33,7 +33,7 @@ from report import machine, now, peak_of_process, write_json
 from torch import Tensor
 
 from clmr.allocator import keep_freed_memory
-from clmr.config import Config
+from clmr.config import Config, load_config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import AudioFolder
 from clmr.device import choose_precision
@@ -164,8 +164,7 @@ def time_ceiling(bench: Bench, n_steps: int) -> dict:
         while True:
             optimizer.zero_grad()
             with bench.autocast():
-                _, _, z_i, z_j = module.model(x_i, x_j)
-                loss = module.loss(z_i, z_j)
+                loss = module.loss_of(x_i, x_j)
             loss.backward()
             optimizer.step()
             yield
@@ -272,16 +271,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", help="clips in a batch (GPU 48,256,1024; CPU 48)")
     parser.add_argument("--precisions", help="(GPU 32,tf32,bf16-mixed; CPU 32 and bf16 if it has)")
-    parser.add_argument("--encoder", default="sample_cnn")
     parser.add_argument("--workers", type=int, help="of the older recipe (one a core)")
-    parser.add_argument("--store_device", default="mapped")
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--steps", type=int, help="in a round (GPU 50, CPU 5)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--quick", action="store_true", help="batches of 12, 3 steps, one round")
     parser.add_argument("--out", type=Path, help="JSON file of the figures")
-    args = parser.parse_args()
+    args, flags = parser.parse_known_args()
     accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     on_gpu = accelerator == "gpu"
     best = choose_precision("auto", accelerator)
@@ -303,20 +299,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         sizes = [int(size) for size in batches.split(",")]
         write_noise(Path(folder, "noise"), 2 * max(sizes))
-        preprocess(Config(dataset="audio", dataset_dir=f"{folder}/noise"))
+        where = {"dataset": "audio", "dataset_dir": f"{folder}/noise", "accelerator": accelerator}
+        preprocess(replace(load_config(flags), **where))
         for size in sizes:
             for precision in dict.fromkeys(precisions.split(",")):
-                config = Config(
-                    dataset="audio",
-                    dataset_dir=f"{folder}/noise",
-                    accelerator=accelerator,
-                    encoder=args.encoder,
-                    batch_size=size,
-                    precision=precision,
-                    compile=args.compile,
-                    store_device=args.store_device,
-                )
-                figures["rows"].append(measure(config, args))
+                settings = {"batch_size": size, "precision": precision} | where
+                figures["rows"].append(measure(replace(load_config(flags), **settings), args))
                 print_row(figures["rows"][-1], device.type)
     if args.out:
         write_json(figures, args.out)

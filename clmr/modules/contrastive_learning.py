@@ -76,6 +76,14 @@ class ContrastiveLearning(pl.LightningModule):
         x_i, x_j = self.augment.apply(x, self.draw(len(crops), stream, step)).chunk(2)
         return x_i, x_j
 
+    def loss_of(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        """The loss of two views of each clip: float `[B, 1, T]`, float `[B, 1, T]` -> `[]`."""
+        chunk = self.config.grad_cache_chunk or len(x_i)
+        if chunk < len(x_i):
+            return self.loss(*project_in_chunks(self.model, x_i, x_j, chunk))
+        _, _, z_i, z_j = self.model(x_i, x_j)
+        return self.loss(z_i, z_j)
+
     def on_fit_start(self) -> None:
         if self.config.compile:  # in place, so that names of weights stay
             self.model.encoder.compile(dynamic=False)
@@ -101,12 +109,7 @@ class ContrastiveLearning(pl.LightningModule):
         }
 
     def _step(self, crops: Tensor, stream: int, step: int) -> Tensor:
-        x_i, x_j = self.views(crops, stream, step)
-        chunk = self.config.grad_cache_chunk or len(crops)
-        if chunk < len(crops):
-            return self.loss(*project_in_chunks(self.model, x_i, x_j, chunk))
-        _, _, z_i, z_j = self.model(x_i, x_j)
-        return self.loss(z_i, z_j)
+        return self.loss_of(*self.views(crops, stream, step))
 
 
 def chain_of(config: Config, generator: torch.Generator) -> Chain:
