@@ -100,6 +100,7 @@ def evaluated(home, name, **changed):
 
 @pytest.fixture(scope="module")
 def linear(home):
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     return evaluated(home, "linear", baselines=1)
 
 
@@ -283,6 +284,10 @@ def test_the_encoder_is_frozen(home, monkeypatch):
     evaluated(home, "frozen", finetuner_max_epochs=2)
     after = taken["encoder"].state_dict()
     assert all(torch.equal(after[name], value) for name, value in taken["before"].items())
+
+
+def test_features_are_in_float32_and_not_in_tf32(linear):
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_the_score_of_a_clip_is_the_mean_of_the_sigmoids_of_its_windows():

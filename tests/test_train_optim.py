@@ -119,6 +119,28 @@ def test_resuming_with_another_optimizer_schedule_or_precision_is_refused(home, 
     ]  # fmt: skip
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_resumed_at_its_default(
+    home, short, tmp_path
+):
+    older = load(short.last)
+    del older["hyper_parameters"]["grad_cache_chunk"]
+    torch.save(older, tmp_path / "last.ckpt")
+    argv = {"checkpoint_path": tmp_path / "last.ckpt", "schedule": "cosine", "max_steps": 1}
+    assert train(config_of(home, **argv)).n_steps == 1
+    with pytest.raises(CheckpointError, match="--grad_cache_chunk: None in the checkpoint, 3 now"):
+        train(config_of(home, **argv, grad_cache_chunk=3))
+
+
+def test_to_compile_without_a_compiler_is_refused_before_there_is_a_run(
+    home, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert run(train, settings(home, compile=1, run_dir=home / "compiled")) == 1
+    assert capsys.readouterr().err.startswith("error: --compile 1 calls a compiler")
+    assert not (home / "compiled").exists()
+
+
 def test_a_cosine_is_resumed_to_its_own_end_only(home, short, capsys):
     argv = settings(home, max_steps=2, checkpoint_path=short.last, schedule="cosine")
     assert run(train, argv) == 1
@@ -168,6 +190,12 @@ def test_in_bf16_the_encoder_computes_in_bf16_and_the_loss_does_not(home, monkey
     assert found.dtype == torch.float32
     expected = NT_Xent(3, 0.5, world_size=1)(z_i.double(), z_j.double())
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_float32_is_no_tf32_unless_asked_for(home):
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    train(config_of(home, max_steps=1, run_dir=home / "exact"))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16-mixed"), (False, "32")])
