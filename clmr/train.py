@@ -35,7 +35,7 @@ DEFAULT_MAX_EPOCHS = 200
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
     + ["max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
-    + ["resume", "save_every_n_steps"]
+    + ["resume", "save_every_n_steps", "store_device"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )

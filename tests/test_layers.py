@@ -13,10 +13,10 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 ROWS = (
     {"errors"},
     {"drawn", "registry"},
-    {"allocator", "audio", "config", "processes"},
+    {"ahead", "allocator", "audio", "config", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
     | {"optim", "rundir", "store"},
-    {"checkpoint_io", "shards", "slices", "spectrograms"},
+    {"checkpoint_io", "resident", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "finite", "preprocess"},
     {"probe", "resume"},
