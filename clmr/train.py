@@ -128,9 +128,10 @@ def train(config: Config) -> Trained | None:
             interrupt,
             GoOnAtTheStep(),
             StopOnNaN(folder / "last.ckpt"),
+            # First of all that save: what is saved after it holds the best loss so far.
+            *([best] if data.can_validate(n_devices) else []),
             last,
             *([within_epoch] if n_steps else []),
-            *([best] if data.can_validate(n_devices) else []),
         ],
         log_every_n_steps=config.log_every_n_steps,
         plugins=[WholeCheckpoints()],
