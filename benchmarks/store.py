@@ -92,8 +92,8 @@ def loaders(folder: Path, store: PcmStore, workers: list[int], quick: bool) -> d
         raise SystemExit(f"error: {len(clips)} files of {folder} do; a batch takes {BATCH_SIZE}")
     sampler = CropSampler(clips, store.n_samples[clips], CROP, BATCH_SIZE, seed=0)
     ways = {
-        "decode": (FileCrops(paths, seek=False), 2 if quick else 16),
-        "seek": (FileCrops(paths, seek=True), 4 if quick else 32),
+        "decode": (FileCrops(paths, seek=False), 2 if quick else 8),
+        "seek": (FileCrops(paths, seek=True), 4 if quick else 16),
         "mapped": (Slices(store, CROP), 40 if quick else 400),
     }
     found = {}
@@ -151,7 +151,7 @@ def main() -> int:
         store = PcmStore(f"{temporary}/store")
         timed = loaders(folder, store, [int(n) for n in args.workers.split(",")], args.quick)
         rates = {key: [] for key in timed}
-        for repeat in range(2 if args.quick else 6):
+        for repeat in range(2 if args.quick else 4):
             for key, (loader, n) in tqdm(timed.items(), desc=f"repeat {repeat}", leave=False):
                 rates[key].append(n * CROPS_IN_BATCH / seconds(loader))
         copy_us = bare_copy_us(store)

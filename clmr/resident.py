@@ -68,7 +68,9 @@ def gather(pcm: Tensor, starts: Tensor, n_samples: int) -> Tensor:
     Shape:
         int16 `[n]`, int64 `[B, V]` -> int16 `[B, V, T]`.
     """
-    return pcm.unfold(0, n_samples, 1)[starts]  # of a view [n - T + 1, T]
+    windows = pcm.unfold(0, n_samples, 1)  # [n - T + 1, T], a view
+    # On a CPU in a tenth of the time that `windows[starts]` takes, which copies sample by sample.
+    return windows.index_select(0, starts.flatten()).view(*starts.shape, n_samples)
 
 
 def _check_it_fits(n_bytes: int, device: torch.device) -> None:
@@ -76,6 +78,6 @@ def _check_it_fits(n_bytes: int, device: torch.device) -> None:
     if free is not None and n_bytes > free:
         remedy = "mapped" if device.type == "cpu" else "cpu or mapped"
         raise ConfigError(
-            f"--store_device {device.type}: the store needs {n_bytes / 1e9:.2f} GB, and "
-            f"{free / 1e9:.2f} GB are free on {device}: give --store_device {remedy}"
+            f"--store_device {device.type}: the store needs {n_bytes / 1e9:.3g} GB, and "
+            f"{free / 1e9:.3g} GB are free on {device}: give --store_device {remedy}"
         )

@@ -22,6 +22,7 @@ from clmr.datasets import Clip
 from clmr.device import free_bytes
 from clmr.errors import ConfigError
 from clmr.resident import ResidentStore, gather
+from clmr.store import PcmStore
 from clmr.train import train
 
 pytestmark = [  # Lightning's, which the commands do not show
@@ -30,6 +31,8 @@ pytestmark = [  # Lightning's, which the commands do not show
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended"),
 ]
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 CROP = 50
 CPU = torch.device("cpu")
@@ -76,22 +79,31 @@ def batches_of(data):
     """Every batch of two epochs, of both splits, as a module gets them."""
     recorder = Recorder()
     pl.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
+        accelerator=data.accelerator, devices=1, max_epochs=2, logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         use_distributed_sampler=False,
     ).fit(recorder, data)  # fmt: skip
     return recorder.seen, recorder.n_processes
 
 
-def test_every_batch_of_both_splits_is_bit_for_bit_that_of_the_mapped_store(store):
+@pytest.mark.parametrize(
+    ("accelerator", "store_device"),
+    [("cpu", "cpu"), pytest.param("gpu", "cpu", marks=gpu), pytest.param("gpu", "cuda", marks=gpu)],
+)
+def test_every_batch_of_both_splits_is_bit_for_bit_that_of_the_mapped_store(
+    store, accelerator, store_device
+):
     mapped, _ = batches_of(data_of(store))
     others = len(multiprocessing.active_children())
-    held, n_processes = batches_of(data_of(store, store_device="cpu", workers=2))
+    changed = {"accelerator": accelerator, "store_device": store_device, "workers": 2}
+    held, n_processes = batches_of(data_of(store, **changed))
     assert n_processes == others  # there is nothing to read
     assert len(mapped) == len(held) == 2 * (6 // 2 + 3 // 2)
     for a, b in zip(mapped, held, strict=True):
         assert (b.shape, b.dtype) == ((2, 2, CROP), torch.int16)
-        assert torch.equal(a, b)
+        assert b.device.type == {"cpu": "cpu", "gpu": "cuda"}[accelerator]
+        assert torch.equal(a, b.cpu())
 
 
 def test_only_the_shards_that_are_needed_are_loaded_and_in_pieces(store, monkeypatch):
@@ -127,6 +139,17 @@ def test_samples_beyond_the_range_of_32_bits_are_found(tmp_path):
     assert found[..., 2].tolist() == [[100, 101], [102, 103]]
 
 
+@gpu
+def test_samples_beyond_the_range_of_32_bits_are_found_on_a_gpu():
+    pcm = torch.zeros(2**32 + 2**20, dtype=torch.int16, device="cuda")  # 8.6 GB
+    starts = torch.tensor([[0, 2**31 - 5], [2**31 + 7, 2**32 + 3]], device="cuda")
+    for number, start in enumerate(starts.flatten().tolist()):
+        pcm[start : start + 3] = torch.tensor([1 + number, 10 + number, 100 + number])
+    found = gather(pcm, starts, 3)
+    assert found[..., 0].tolist() == [[1, 2], [3, 4]]
+    assert found[..., 2].tolist() == [[100, 101], [102, 103]]
+
+
 def test_clips_beyond_the_range_of_32_bits_have_their_first_sample_there(monkeypatch):
     whole = np.broadcast_to(np.int16(0), 2**31)  # takes no memory
     three = SimpleNamespace(
@@ -148,12 +171,22 @@ def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_is_free(
     asked = []
     monkeypatch.setattr(resident, "free_bytes", lambda device: asked.append(device) or 5 * 10**9)
     expected = (
-        f"--store_device {device[:4].rstrip(':')}: the store needs 8.59 GB, and 5.00 GB are "
+        f"--store_device {device[:4].rstrip(':')}: the store needs 8.59 GB, and 5 GB are "
         f"free on {device}: give --store_device {remedy}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         ResidentStore(two, np.arange(2), torch.device(device))
     assert asked == [torch.device(device)]
+
+
+def test_a_run_whose_store_does_not_fit_ends_with_one_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(resident, "free_bytes", lambda _: 10**6)
+    write_music(tmp_path / "music", TRAIN + VALID)
+    assert run(train, settings(tmp_path, store_device="cpu", run_dir=tmp_path / "run")) == 1
+    n_bytes = 2 * sum(PcmStore(tmp_path / "store").n_samples)
+    (line,) = re.findall("^error: .*", capsys.readouterr().err, re.M)
+    assert f"needs {n_bytes / 1e9:.3g} GB, and 0.001 GB are free on cpu" in line
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_the_free_memory_of_this_machine_is_some_and_not_more_than_it_has():
