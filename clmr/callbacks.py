@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,11 +15,6 @@ from clmr.augmentations import drawn_for
 from clmr.drawn import as_table
 from clmr.errors import DivergedError, Terminated
 from clmr.modules.contrastive_learning import TRAIN
-
-
-def board(folder: Path) -> TensorBoardLogger:
-    """TensorBoard's logger of a run, whose event file lies in the run's folder itself."""
-    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
 
 
 class SettingsLogger(Callback):
@@ -63,9 +57,10 @@ class ThroughputLogger(Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         seconds = time.perf_counter() - self._since
         self.n_clips, self.seconds = self.n_clips + self._n_clips_since, self.seconds + seconds
-        trainer.logger.log_metrics(
-            {"Train/clips_per_second": self._n_clips_since / seconds}, trainer.global_step
-        )
+        for logger in trainer.loggers:  # at the step that was taken, as the loss is
+            logger.log_metrics(
+                {"Train/clips_per_second": self._n_clips_since / seconds}, trainer.global_step - 1
+            )
         self._restart()
 
     def _restart(self) -> None:

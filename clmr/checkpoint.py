@@ -27,6 +27,7 @@ class Checkpoint(NamedTuple):
 
     settings: dict[str, Any]
     weights: dict[str, Tensor]
+    step: int = 0  # how many were taken
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise CheckpointError(f"{path} holds no network: expected a dict of weights")
-    return Checkpoint(content.get("hyper_parameters") or {}, weights)
+    return Checkpoint(content.get("hyper_parameters") or {}, weights, content.get("global_step", 0))
 
 
 def load_encoder(path: str | Path) -> Encoder:

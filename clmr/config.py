@@ -54,6 +54,10 @@ class Config:
         "processes: decoding (null = one a core), reading crops (null = 0, the main process)",
         at_least=0,
     )
+    store_device: str = setting(
+        "mapped", "where crops are cut: mapped (files), or all clips in memory: cpu or cuda (GPU)",
+        choices=("mapped", "cpu", "cuda"),
+    )  # fmt: skip
 
     # run
     seed: int = setting(

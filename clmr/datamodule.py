@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from clmr.ahead import ReadAhead
 from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
 from clmr.datasets import Clip
+from clmr.device import check_store_device, choose_devices
 from clmr.errors import ConfigError
-from clmr.slices import CropSampler, Slices
+from clmr.resident import ResidentStore
+from clmr.slices import CropSampler, Slices, Starts
 from clmr.store import PcmStore
 
 GRACE_S = 60  # a reading process lives no longer after SIGTERM
@@ -70,6 +74,8 @@ class ContrastiveDataModule(pl.LightningDataModule):
     """Pairs of crops for pretraining: int16 `[B, 2, T]`, to be augmented on the device.
 
     With `augmentations: reference` they are augmented where they are read: float32 `[B, 2, T]`.
+    With `store_device: cpu` or `cuda` the loaders hand over where they start, and they are gathered
+    when a batch comes to its device.
 
     Args:
         config: Settings.
@@ -77,17 +83,50 @@ class ContrastiveDataModule(pl.LightningDataModule):
         clips: The dataset's clips.
 
     Raises:
-        ConfigError: `audio_length` is longer than any clip, or shorter than the reference's echo.
+        ConfigError: `audio_length` is longer than any clip or shorter than the reference's echo, or
+            `store_device` cannot be had with the other settings.
     """
 
     def __init__(self, config: Config, store: PcmStore, clips: list[Clip]) -> None:
         super().__init__()
         self.config, self.store = config, store
+        self.resident: ResidentStore | None = None  # until `setup`
         self.n_steps_before = 0  # taken already by a run that goes on
         check_audio_length(store, config.audio_length)
         self.train = select_split(store, clips, "train", config.audio_length)
         self.valid = select_split(store, clips, "valid", config.audio_length)
         self.augment = reference_of(config) if config.augmentations == "reference" else None
+        self.accelerator, _ = choose_devices(config.accelerator, config.gpus)
+        check_store_device(config.store_device, self.accelerator)
+        if self.augment and config.store_device != "mapped":
+            raise ConfigError(
+                f"--store_device {config.store_device} leaves no crop to be read, and "
+                "--augmentations reference augments crops where they are read: give "
+                "--store_device mapped, or --augmentations clmr"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Load the clips to where they are to be, on each device for itself."""
+        if self.config.store_device != "mapped":
+            on_gpu = self.config.store_device == "cuda"
+            self.resident = ResidentStore(
+                self.store,
+                np.concatenate([self.train.clips, self.valid.clips]),
+                self.trainer.strategy.root_device if on_gpu else torch.device("cpu"),
+                progress=self.trainer.is_global_zero,
+            )
+
+    def teardown(self, stage: str) -> None:
+        self.resident = None  # its memory is for what comes next
+
+    def transfer_batch_to_device(
+        self, batch: Tensor, device: torch.device, dataloader_idx: int
+    ) -> Tensor:
+        if self.resident:
+            batch = self.resident.crops(batch, self.config.audio_length)
+            if batch.device.type != device.type:  # else the copy would wait for all steps so far
+                batch = batch.pin_memory()
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def check_enough_clips(self, n_devices: int) -> None:
         """Refuse a batch in which a clip has no other clip to be told from."""
@@ -141,16 +180,19 @@ class ContrastiveDataModule(pl.LightningDataModule):
         return self.trainer.global_rank if self.trainer else 0
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
-        workers = self.config.workers or 0
+        workers = 0 if self.resident else self.config.workers or 0
         world_size = self.trainer.world_size if self.trainer else 1
-        return DataLoader(
-            Slices(self.store, self.config.audio_length, self.augment),
+        crops = Slices(self.store, self.config.audio_length, self.augment)
+        # The reference chain draws from generators that the main thread draws from as well.
+        loader = DataLoader if self.augment else ReadAhead
+        return loader(
+            Starts(self.resident.first) if self.resident else crops,
             sampler=self._sampler(split, shuffle, self._rank(), world_size),
             batch_size=None,  # a batch is read at once
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.accelerator == "gpu",
         )
 
     def _sampler(self, split: Split, shuffle: bool, rank: int, world_size: int) -> CropSampler:

@@ -3,6 +3,9 @@
 import os
 import shutil
 
+import re
+from pathlib import Path
+
 import torch
 
 from clmr.errors import ConfigError
@@ -90,3 +93,26 @@ def check_compiler(accelerator: str) -> None:
 def torch_device(accelerator: str) -> torch.device:
     """The first device of an accelerator, for work without a trainer."""
     return torch.device("cuda" if accelerator == "gpu" else "cpu")
+
+
+def check_store_device(store_device: str, accelerator: str) -> None:
+    """Refuse to hold the store in the memory of a GPU that the run does not use.
+
+    Raises:
+        ConfigError: `cuda` on the CPU.
+    """
+    if store_device == "cuda" and accelerator == "cpu":
+        raise ConfigError(
+            "--store_device cuda holds the store in the memory of the GPU that trains, but this "
+            "run is on the CPU: give --accelerator gpu, or --store_device mapped or cpu"
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be taken on a device [bytes]; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    return 1024 * int(re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())[1])

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from clmr.allocator import keep_freed_memory
-from clmr.callbacks import board
 from clmr.checkpoint import encoder_of, read_checkpoint
 from clmr.config import Config
+from clmr.curves import board
 from clmr.datamodule import Split, check_audio_length, select_split
 from clmr.datasets import DATASETS, AudioDataset
 from clmr.device import allow_tf32, choose_devices, torch_device
 from clmr.encoders import ENCODERS, Encoder, LogMelStatistics
+from clmr.environment import device_names, note_environment
 from clmr.errors import CheckpointError, ConfigError
 from clmr.features import extract_features
 from clmr.metrics import TagScores
@@ -84,6 +85,7 @@ def evaluate(config: Config) -> Evaluated:
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
     store, splits = _open(config, dataset)
     folder = _folder(config)
+    note_environment(folder, seed=config.seed, devices=device_names(accelerator, 1))
     log.info("run       %s", folder)
     sizes = ", ".join(f"{len(split.clips):,} {name}" for name, split in splits.items())
     log.info("evaluate  %s on %s: %s clips", config.checkpoint_path, config.dataset, sizes)

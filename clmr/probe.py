@@ -14,10 +14,11 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from clmr.callbacks import EndOnInterrupt, EpochBar, board
+from clmr.callbacks import EndOnInterrupt, EpochBar
 from clmr.checkpoint import load_weights, read_checkpoint
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
+from clmr.curves import loggers
 from clmr.errors import CheckpointError
 from clmr.features import Features
 from clmr.metrics import TagScores, average_per_clip, tag_scores
@@ -33,14 +34,14 @@ def load_head(head: LinearEvaluation, path: str, tags: tuple[str, ...]) -> None:
     Raises:
         CheckpointError: It is no such head, or of other tags.
     """
-    settings, weights = read_checkpoint(path)
-    trained_on = settings.get("tags", list(tags))
+    checkpoint = read_checkpoint(path)
+    trained_on = checkpoint.settings.get("tags", list(tags))
     if trained_on != list(tags):
         raise CheckpointError(
             f"{path} was trained on other tags ({', '.join(trained_on[:5])}, ...) than the dataset "
             f"has ({', '.join(tags[:5])}, ...): give a head of this dataset, or train one"
         )
-    load_weights(head, weights, path)
+    load_weights(head, checkpoint.weights, path)
 
 
 def fit_head(
@@ -59,7 +60,7 @@ def fit_head(
         accelerator=accelerator,
         devices=1,
         max_epochs=config.finetuner_max_epochs,
-        logger=board(folder),
+        logger=loggers(folder),
         callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar(), interrupt],
         enable_progress_bar=False,
         plugins=[WholeCheckpoints()],

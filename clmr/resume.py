@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from clmr.checkpoint import read_checkpoint
 from clmr.checkpoint_io import previous_of
 from clmr.config import Config
 from clmr.errors import CheckpointError, ConfigError
+
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # of a ModelCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +93,28 @@ class GoOnAtTheStep(Callback):
 
 def _counts(done: int, ready: int, started: int) -> dict[str, int]:
     return {"ready": ready, "started": started, "processed": done, "completed": done}
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that keeps the names of its files without their folder.
+
+    So a run goes on with its best loss so far where its folder was moved or copied to, and a run
+    that branches off from it into a folder without these files begins with none.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return _in_folder("", super().state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = _in_folder(self.dirpath, state)
+        if Path(state["best_model_path"]).is_file():
+            super().load_state_dict(state)
+
+
+def _in_folder(folder: str, state: dict[str, Any]) -> dict[str, Any]:
+    def moved(path: str) -> str:
+        return str(Path(folder, Path(path).name)) if path else ""
+
+    paths = {name: moved(state[name]) for name in PATHS}
+    best = {moved(path): score for path, score in state["best_k_models"].items()}
+    return state | paths | {"dirpath": folder, "best_k_models": best}

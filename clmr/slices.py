@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clmr.ahead import ReadAhead
 from clmr.audio import pcm_to_float
 from clmr.store import PcmStore
 
@@ -60,6 +61,21 @@ class Slices(Dataset):
         for row, view in np.ndindex(seeds.shape):
             x[row, view] = self.augment(x[row, view][None], int(seeds[row, view]))[0]
         return x
+
+
+class Starts(Dataset):
+    """Where the slices of a batch start, for whoever holds all clips in one row.
+
+    Args:
+        first: First sample of each clip of the store in that row, int64 `[n]`.
+    """
+
+    def __init__(self, first: np.ndarray) -> None:
+        self.first = first
+
+    def __getitem__(self, places: Places) -> Tensor:
+        """Count the starts from the first sample of all: int64 `[B, V]`."""
+        return torch.from_numpy(self.first[places.clips][:, None] + places.starts)
 
 
 class CropSampler(Sampler):
@@ -152,6 +168,4 @@ def window_loader(
     batches = [
         Places(places.clips[k : k + batch_size], places.starts[k : k + batch_size]) for k in cuts
     ]
-    return DataLoader(
-        Slices(store, window), sampler=batches, batch_size=None, num_workers=workers
-    )
+    return ReadAhead(Slices(store, window), sampler=batches, batch_size=None, num_workers=workers)

@@ -71,8 +71,8 @@ class PcmStore:
         self.sources: list[tuple[str, int, int]] = list(
             zip(*(index[name].to_pylist() for name in ("source", "size", "mtime_ns")), strict=True)
         )
-        self._shards = index["shard"].to_numpy()
-        self._offsets = index["offset"].to_numpy()
+        self.shards: np.ndarray = index["shard"].to_numpy()  # int32 [n], which a clip is in
+        self.offsets: np.ndarray = index["offset"].to_numpy()  # int64 [n], of a clip in its shard
         self._maps: dict[int, np.ndarray] = {}
         self._check_sizes()
 
@@ -103,16 +103,18 @@ class PcmStore:
                 f"samples {start} to {start + n_samples} of clip '{self.ids[clip]}', "
                 f"which has {self.n_samples[clip]}"
             )
-        first = self._offsets[clip] + start
-        return self._map(int(self._shards[clip]))[first : first + n_samples]
+        first = self.offsets[clip] + start
+        return self.shard(self.shards[clip])[first : first + n_samples]
+
+    def shard(self, number: int) -> np.ndarray:
+        """All samples of a shard, as a view of the mapped file: int16 `[n]`."""
+        if number not in self._maps:
+            path = self.root / shard_name(number)
+            self._maps[number] = np.asarray(np.memmap(path, PCM_DTYPE, mode="r"))
+        return self._maps[number]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_maps": {}}
-
-    def _map(self, shard: int) -> np.ndarray:
-        if shard not in self._maps:
-            self._maps[shard] = np.memmap(self.root / shard_name(shard), PCM_DTYPE, mode="r")
-        return self._maps[shard]
 
     def _read_index(self) -> pa.Table:
         path = self.root / INDEX_FILE
@@ -140,9 +142,9 @@ class PcmStore:
         return index
 
     def _check_sizes(self) -> None:
-        shards, clips = np.unique(self._shards, return_inverse=True)
+        shards, clips = np.unique(self.shards, return_inverse=True)
         ends = np.zeros(len(shards), dtype=np.int64)
-        np.maximum.at(ends, clips, self._offsets + self.n_samples)
+        np.maximum.at(ends, clips, self.offsets + self.n_samples)
         for shard, end in zip(shards, ends, strict=True):
             path = self.root / shard_name(int(shard))
             size = path.stat().st_size if path.is_file() else 0

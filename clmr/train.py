@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 
 from clmr.allocator import keep_freed_memory
 from clmr.callbacks import (
@@ -14,20 +14,21 @@ from clmr.callbacks import (
     SettingsLogger,
     ThroughputLogger,
     ViewsLogger,
-    board,
 )
-from clmr.checkpoint import read_checkpoint
+from clmr.checkpoint import Checkpoint, read_checkpoint
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
+from clmr.curves import loggers
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
 from clmr.device import allow_tf32, check_compiler, choose_devices, choose_precision
+from clmr.environment import device_names, note_environment
 from clmr.errors import CheckpointError, ConfigError, DivergedError, status_of
 from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
 from clmr.registry import lookup
-from clmr.resume import GoOnAtTheStep, candidates, checkpoint_to_resume
+from clmr.resume import GoOnAtTheStep, MovableCheckpoint, candidates, checkpoint_to_resume
 from clmr.rundir import run_dir
 
 DEFAULT_MAX_EPOCHS = 200
@@ -35,7 +36,7 @@ DEFAULT_MAX_EPOCHS = 200
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
     + ["compile", "max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
-    + ["resume", "save_every_n_steps"]
+    + ["resume", "save_every_n_steps", "store_device"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )
@@ -93,9 +94,10 @@ def train(config: Config) -> Trained | None:
     if accelerator == "cpu":
         keep_freed_memory()
     checkpoint = checkpoint_to_resume(config)
-    folder = _folder(config, checkpoint)
+    before = read_checkpoint(checkpoint) if checkpoint else Checkpoint({}, {})
+    folder = _folder(config, checkpoint, before)
     if checkpoint:
-        _check_resumable(config, checkpoint)
+        _check_resumable(config, checkpoint, before)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = ContrastiveLearning(config)
     _check_crop(config, module)
@@ -104,10 +106,10 @@ def train(config: Config) -> Trained | None:
     data = ContrastiveDataModule(config, open_store(config, clips), clips)
     data.check_enough_clips(n_devices)
 
-    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
-    best = ModelCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
+    last = MovableCheckpoint(folder, "last", enable_version_counter=False)
+    best = MovableCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
     n_steps = config.save_every_n_steps
-    within_epoch = ModelCheckpoint(
+    within_epoch = MovableCheckpoint(
         folder, "last", every_n_train_steps=n_steps, enable_version_counter=False
     )
     throughput, interrupt = ThroughputLogger(), SaveOnInterrupt(folder / "last.ckpt")
@@ -119,7 +121,7 @@ def train(config: Config) -> Trained | None:
         use_distributed_sampler=False,  # CropSampler gives every device its part
         max_epochs=_max_epochs(config),
         max_steps=config.max_steps or -1,
-        logger=board(folder),
+        logger=loggers(folder, before.step),
         callbacks=[
             SettingsLogger(config.to_dict()),
             LearningRateMonitor("step"),
@@ -129,9 +131,10 @@ def train(config: Config) -> Trained | None:
             interrupt,
             GoOnAtTheStep(),
             StopOnNaN(folder / "last.ckpt"),
+            # First of all that save: what is saved after it holds the best loss so far.
+            *([best] if data.can_validate(n_devices) else []),
             last,
             *([within_epoch] if n_steps else []),
-            *([best] if data.can_validate(n_devices) else []),
         ],
         log_every_n_steps=config.log_every_n_steps,
         plugins=[WholeCheckpoints()],
@@ -140,6 +143,12 @@ def train(config: Config) -> Trained | None:
         enable_model_summary=False,
     )
     _introduce(config, data, trainer, folder)
+    if trainer.is_global_zero:
+        names = device_names(accelerator, n_devices)
+        note_environment(
+            folder, first_step=before.step, seed=config.seed, precision=config.precision,
+            devices=names, world_size=trainer.world_size,
+        )  # fmt: skip
     try:
         with interrupt:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -161,10 +170,13 @@ def train(config: Config) -> Trained | None:
     return _summary(folder, trainer, best, throughput, has_labels=bool(dataset.tags))
 
 
-def _folder(config: Config, checkpoint: Path | None) -> Path:
+def _folder(config: Config, checkpoint: Path | None, before: Checkpoint) -> Path:
     """The run's folder: a resumed run stays in its own, a new one never writes over another."""
     resumed = str(checkpoint.parent) if checkpoint else ""
-    folder = run_dir(config.run_dir or resumed, f"pretrain-{config.dataset}")
+    wanted = config.run_dir
+    if checkpoint and wanted == before.settings.get("run_dir") and not Path(wanted).exists():
+        wanted = ""  # what the settings say of the run is from before it was moved
+    folder = run_dir(wanted or resumed, f"pretrain-{config.dataset}")
     if not checkpoint and (found := candidates(folder)):
         raise ConfigError(
             f"--run_dir {folder} holds a run already: go on with it by --checkpoint_path "
@@ -186,13 +198,13 @@ def _check_crop(config: Config, module: ContrastiveLearning) -> None:
         raise ConfigError(f"--encoder {config.encoder}: {error}") from error
 
 
-def _check_resumable(config: Config, checkpoint: Path) -> None:
+def _check_resumable(config: Config, checkpoint: Path, before: Checkpoint) -> None:
     """Refuse to resume with other settings: the checkpoint's optimizer would override some of them.
 
     Raises:
         CheckpointError: With each setting that differs.
     """
-    settings = read_checkpoint(checkpoint).settings
+    settings = before.settings
     if "projection_dim" not in settings:
         raise CheckpointError(
             f"{checkpoint} is no checkpoint of main.py: no run can be resumed from it"
@@ -234,7 +246,7 @@ def _introduce(
 def _summary(
     folder: Path,
     trainer: pl.Trainer,
-    best: ModelCheckpoint,
+    best: MovableCheckpoint,
     throughput: ThroughputLogger,
     has_labels: bool,
 ) -> Trained:

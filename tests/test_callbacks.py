@@ -10,7 +10,8 @@ import torch
 from fixtures_runs import config_of, events_of
 
 from clmr.augmentations import AUGMENTATIONS
-from clmr.callbacks import ViewsLogger, board
+from clmr.callbacks import ViewsLogger
+from clmr.curves import board
 from clmr.modules import ContrastiveLearning
 
 N_STEPS = 6

@@ -1,5 +1,6 @@
 """Linear evaluation, on clips of tones and of noise laid out as MagnaTagATune."""
 
+import csv
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from fixtures_runs import SAMPLE_RATE, events_of, settings
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -244,6 +246,22 @@ def test_curves_of_the_head_and_its_scores_are_logged(linear):
     scores = linear.metrics["scores"]["pretrained"]
     (point,) = events.Scalars("Test/roc_auc")
     assert point.value == pytest.approx(scores["roc_auc"])
+
+
+def test_curves_of_every_head_are_in_its_folder_as_a_table_too(linear):
+    for folder in (linear.folder, linear.folder / "untrained", linear.folder / "log-mel"):
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for name in ("Train/loss", "Valid/loss"):
+            found = {int(r["step"]): float(r["value"]) for r in rows if r["name"] == name}
+            expected = {event.step: event.value for event in events_of(folder).Scalars(name)}
+            assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_evaluation_says_what_it_was_made_with(linear):
+    (found,) = yaml.safe_load_all((linear.folder / "environment.yaml").read_text())
+    assert found["seed"] == 42
+    assert found["torch"] == torch.__version__
 
 
 def test_the_head_takes_batches_and_epochs_as_the_settings_say(linear):

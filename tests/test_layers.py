@@ -13,10 +13,10 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 ROWS = (
     {"errors"},
     {"drawn", "registry"},
-    {"allocator", "audio", "config", "processes"},
+    {"ahead", "allocator", "audio", "config", "environment", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
     | {"optim", "rundir", "store"},
-    {"checkpoint_io", "shards", "slices", "spectrograms"},
+    {"checkpoint_io", "curves", "resident", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "finite", "preprocess"},
     {"probe", "resume"},
@@ -41,8 +41,8 @@ ONLY_IN = {
     "torchaudio": {"encoders"},
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
-    "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "finite", "modules", "probe"}
-    | {"resume", "train"},
+    "pytorch_lightning": {"callbacks", "curves", "datamodule", "evaluate", "finite", "modules"}
+    | {"probe", "resume", "train"},
     "lightning_fabric": {"checkpoint_io"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
