@@ -1,9 +1,8 @@
 """Which devices to run on, and in which arithmetic."""
 
 import os
-import shutil
-
 import re
+import shutil
 from pathlib import Path
 
 import torch
