@@ -6,6 +6,7 @@ for ever, for numbers of the dead one.
 """
 
 import json
+import multiprocessing
 import os
 import secrets
 import selectors
@@ -91,8 +92,8 @@ class Watch:
         return self.verdict is None or self.verdict.rank == self.rank
 
     def last_words(self) -> str:
-        """Why this process ends, after another one has failed."""
-        return f"process {self.rank} ends, as process {self.verdict.rank} {self.verdict.how}"
+        """Why this process ends, after another one has failed; on a line of its own, after a bar's."""
+        return f"\nprocess {self.rank} ends, as process {self.verdict.rank} {self.verdict.how}"
 
     def _say(self, word: bytes) -> None:
         with suppress(OSError):  # the first one is gone, which `_listen` notices
@@ -115,6 +116,8 @@ class Watch:
     def _end(self) -> None:
         """End a process that waits for another one in a place where no exception reaches it."""
         self._on_end()
+        for process in multiprocessing.active_children():  # they read data
+            process.kill()
         print(self.last_words(), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)
