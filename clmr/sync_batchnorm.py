@@ -88,9 +88,9 @@ class _Normalize(torch.autograd.Function):
         sums = torch.stack([d_weight, d_bias])  # [2, C]
         dist.all_reduce(sums)
         sums *= unit * scale / (dist.get_world_size() * x.numel() // x.shape[1])
-        slope, offset = -sums[0] * scale, -sums[1] + sums[0] * scale * mean
-        dx += (x * _by_channel(slope, x)).add_(_by_channel(offset, x))  # in float32 at least
-        return dx, d_weight if weight is not None else None, d_bias, None
+        slope, offset, mean = (_by_channel(v, x) for v in (sums[0] * scale, sums[1], mean))
+        dx -= (x - mean).mul_(slope).add_(offset)  # in float32 at least
+        return dx, *((None, None) if weight is None else (d_weight, d_bias)), None
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
