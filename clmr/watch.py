@@ -92,7 +92,7 @@ class Watch:
         return self.verdict is None or self.verdict.rank == self.rank
 
     def last_words(self) -> str:
-        """Why this process ends, after another one has failed; on a line of its own, after a bar's."""
+        """Why this process ends, after another one has failed; below the line of a bar."""
         return f"\nprocess {self.rank} ends, as process {self.verdict.rank} {self.verdict.how}"
 
     def _say(self, word: bytes) -> None:
