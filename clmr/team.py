@@ -110,15 +110,22 @@ def _watch(job: Job, store: dist.Store, others: list[subprocess.Popen]) -> Watch
 
 def _store(job: Job) -> dist.Store:
     """The store by which torch's processes find each other: ours, or that of torchrun."""
-    place = job.environment
-    store = dist.TCPStore(
-        place.main_address,
-        place.main_port,
-        is_master=job.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        timeout=timedelta(seconds=JOIN_S),
-        wait_for_workers=False,
-        multi_tenant=True,  # torch opens it once more
-    )
+    host, port = job.environment.main_address, job.environment.main_port
+    of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = dist.TCPStore(
+            host,
+            port,
+            is_master=job.rank == 0 and not of_torchrun,
+            timeout=timedelta(seconds=JOIN_S),
+            wait_for_workers=False,
+            multi_tenant=True,  # torch opens it once more
+        )
+    except dist.DistError as error:
+        raise ClmrError(
+            f"the processes cannot meet at {host}:{port} ({str(error).splitlines()[0]}): see that "
+            "the first one runs there, and give another MASTER_PORT if this one is taken"
+        ) from error
     return dist.PrefixStore(f"clmr/{next(_uses)}", store)
 
 

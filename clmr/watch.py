@@ -129,7 +129,9 @@ def _gather(
     """Let all others connect to this process, and know them by the word that they had to say."""
     token = secrets.token_hex(8)
     members: dict[socket.socket, int] = {}
-    with socket.create_server(("", 0), backlog=world_size) as server:
+    both = {"family": socket.AF_INET6, "dualstack_ipv6": True}  # and IPv4
+    kind = both if socket.has_dualstack_ipv6() else {}
+    with socket.create_server(("", 0), backlog=world_size, **kind) as server:
         server.settimeout(1)
         store.set("watch", json.dumps([server.getsockname()[1], token]))
         ends = time.monotonic() + JOIN_S
