@@ -1,9 +1,6 @@
-"""What is watched during training, and the way out by Ctrl-C or SIGTERM."""
+"""What is watched during training."""
 
-import signal
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +10,6 @@ from tqdm import tqdm
 
 from clmr.augmentations import drawn_for
 from clmr.drawn import as_table
-from clmr.errors import DivergedError, Terminated
 from clmr.modules.contrastive_learning import TRAIN
 
 
@@ -89,86 +85,6 @@ class ViewsLogger(Callback):
             if batch.is_floating_point():  # augmented already, where it was read
                 said = "augmented by the reference chain, which does not tell what it drew"
             events.add_text(f"views/{name}", said, step)
-
-
-class EndOnInterrupt(Callback):
-    """End training by Ctrl-C or SIGTERM between two steps, within a `with`.
-
-    An exception out of the blue could leave half a step behind, or a lock of a logger's thread
-    that nobody opens any more. A second Ctrl-C does not wait for the end of the step; a second
-    SIGTERM does, as schedulers send it to a program and again to all of its processes.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self.signal: int | None = None  # which one ended training; known on all devices
-        self._asked: int | None = None
-
-    def __enter__(self) -> None:
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():  # others have no signals
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning has put its own over it, which ends training without a checkpoint, and with
-        # several devices talks to the others in the middle of whatever they are doing.
-        if signal.SIGTERM in self._before:
-            signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, _: object) -> None:
-        self._asked = number
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _answer(self, trainer: pl.Trainer, *_: object) -> None:
-        # All devices at the same step: one that went on would wait for the others for ever. To ask
-        # them makes each wait for its GPU, so it is not done at every step.
-        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:
-            return
-        anyone = trainer.strategy.reduce_boolean_decision
-        if anyone(self._asked is not None, all=False):
-            terminated = anyone(self._asked == signal.SIGTERM, all=False)
-            self.signal = signal.SIGTERM if terminated else signal.SIGINT
-            raise KeyboardInterrupt
-
-    on_train_batch_start = on_validation_batch_start = _answer
-
-    def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
-        if isinstance(exception, KeyboardInterrupt | DivergedError):
-            # All devices end at the same step, by themselves. Whoever watches over them for
-            # Lightning would take the status of one for a crash, and kill this process.
-            getattr(trainer.strategy.launcher, "procs", []).clear()
-
-    def error(self, message: str) -> KeyboardInterrupt:
-        """What to raise once training has ended: by its type it tells SIGTERM from Ctrl-C."""
-        return Terminated(message) if self.signal == signal.SIGTERM else KeyboardInterrupt(message)
-
-
-class SaveOnInterrupt(EndOnInterrupt):
-    """Save `last.ckpt` as well.
-
-    Args:
-        path: Where to.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            trainer.save_checkpoint(self.path)
-        super().on_exception(trainer, module, exception)
 
 
 class ProgressBar(TQDMProgressBar):

@@ -66,6 +66,10 @@ class Config:
     gpus: int | None = setting(
         None, "null = one if there is one, 0 = CPU; with accelerator cpu: processes", at_least=0
     )
+    num_nodes: int | None = setting(
+        None, "machines, each with as many gpus; null = what torchrun or SLURM says, else 1",
+        at_least=1,
+    )  # fmt: skip
     accelerator: str = setting("auto", "auto, gpu or cpu", choices=("auto", "gpu", "cpu"))
     run_dir: str = setting(
         "", "folder of logs and checkpoints; empty = runs/<pretrain|eval>-<dataset>/version_<n>"

@@ -14,13 +14,14 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from clmr.callbacks import EndOnInterrupt, EpochBar
+from clmr.callbacks import EpochBar
 from clmr.checkpoint import load_weights, read_checkpoint
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.config import Config
 from clmr.curves import loggers
 from clmr.errors import CheckpointError
 from clmr.features import Features
+from clmr.interrupt import EndOnInterrupt
 from clmr.metrics import TagScores, average_per_clip, tag_scores
 from clmr.modules import LinearEvaluation
 

@@ -10,7 +10,6 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from clmr.allocator import keep_freed_memory
 from clmr.callbacks import (
     ProgressBar,
-    SaveOnInterrupt,
     SettingsLogger,
     ThroughputLogger,
     ViewsLogger,
@@ -21,22 +20,26 @@ from clmr.config import Config
 from clmr.curves import loggers
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
-from clmr.device import allow_tf32, check_compiler, choose_devices, choose_precision
+from clmr.device import allow_tf32, check_compiler, choose_precision
 from clmr.environment import device_names, note_environment
-from clmr.errors import CheckpointError, ConfigError, DivergedError, status_of
+from clmr.errors import CheckpointError, ConfigError
 from clmr.finite import StopOnNaN
+from clmr.interrupt import SaveOnInterrupt
+from clmr.launch import Job, choose_job
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
 from clmr.registry import lookup
 from clmr.resume import GoOnAtTheStep, MovableCheckpoint, candidates, checkpoint_to_resume
 from clmr.rundir import run_dir
+from clmr.sync_batchnorm import SyncOnCpu
+from clmr.team import Team, together
 
 DEFAULT_MAX_EPOCHS = 200
 # What a resumed run may change: where things are and when to stop. All else is the experiment.
 FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
-    + ["compile", "max_epochs", "max_steps", "checkpoint_path", "baselines", "augment_chunk"]
-    + ["resume", "save_every_n_steps", "store_device"]
+    + ["num_nodes", "compile", "max_epochs", "max_steps", "checkpoint_path", "baselines"]
+    + ["augment_chunk", "resume", "save_every_n_steps", "store_device"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )
@@ -85,7 +88,13 @@ def train(config: Config) -> Trained | None:
         KeyboardInterrupt: Ctrl-C; `last.ckpt` is saved and the message says how to go on.
         Terminated: SIGTERM; the same.
     """
-    accelerator, n_devices = choose_devices(config.accelerator, config.gpus)
+    job = choose_job(config.accelerator, config.gpus, config.num_nodes)
+    with together(job) as team:
+        return _train(config, job, team)
+
+
+def _train(config: Config, job: Job, team: Team) -> Trained | None:
+    accelerator, n_devices = job.accelerator, job.world_size
     # Kept with the run as what it is, as a resumed run goes on in it on whatever device.
     config = replace(config, precision=choose_precision(config.precision, accelerator))
     allow_tf32(config.precision == "tf32")
@@ -93,17 +102,20 @@ def train(config: Config) -> Trained | None:
         check_compiler(accelerator)
     if accelerator == "cpu":
         keep_freed_memory()
-    checkpoint = checkpoint_to_resume(config)
+    # The first process chooses: folders change while the others look.
+    found = team.first("checkpoint", lambda: str(checkpoint_to_resume(config) or ""))
+    checkpoint = Path(found) if found else None
     before = read_checkpoint(checkpoint) if checkpoint else Checkpoint({}, {})
-    folder = _folder(config, checkpoint, before)
+    folder = Path(team.first("folder", lambda: str(_folder(config, checkpoint, before))))
     if checkpoint:
         _check_resumable(config, checkpoint, before)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = ContrastiveLearning(config)
     _check_crop(config, module)
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
-    clips = dataset.clips()
-    data = ContrastiveDataModule(config, open_store(config, clips), clips)
+    clips = team.after_first("clips", dataset.clips)  # which the demo plays first
+    store = team.after_first("store", lambda: open_store(config, clips))
+    data = ContrastiveDataModule(config, store, clips)
     data.check_enough_clips(n_devices)
 
     last = MovableCheckpoint(folder, "last", enable_version_counter=False)
@@ -115,7 +127,9 @@ def train(config: Config) -> Trained | None:
     throughput, interrupt = ThroughputLogger(), SaveOnInterrupt(folder / "last.ckpt")
     trainer = pl.Trainer(
         accelerator=accelerator,
-        devices=n_devices,
+        devices=job.n_devices,
+        num_nodes=job.n_nodes,
+        strategy="ddp" if n_devices > 1 else "auto",
         precision="32" if config.precision == "tf32" else config.precision,
         sync_batchnorm=accelerator == "gpu" and n_devices > 1,
         use_distributed_sampler=False,  # CropSampler gives every device its part
@@ -137,14 +151,18 @@ def train(config: Config) -> Trained | None:
             *([within_epoch] if n_steps else []),
         ],
         log_every_n_steps=config.log_every_n_steps,
-        plugins=[WholeCheckpoints()],
+        plugins=[
+            WholeCheckpoints(),
+            job.environment,
+            *([SyncOnCpu()] if accelerator == "cpu" and n_devices > 1 else []),
+        ],
         limit_val_batches=None if data.can_validate(n_devices) else 0,
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
     _introduce(config, data, trainer, folder)
     if trainer.is_global_zero:
-        names = device_names(accelerator, n_devices)
+        names = device_names(accelerator, job.n_devices)
         note_environment(
             folder, first_step=before.step, seed=config.seed, precision=config.precision,
             devices=names, world_size=trainer.world_size,
@@ -155,14 +173,7 @@ def train(config: Config) -> Trained | None:
     except SystemExit:  # how Lightning ends after Ctrl-C
         if not interrupt.interrupted:
             raise
-        error = interrupt.error(_how_to_go_on(folder))
-        if trainer.is_global_zero:
-            raise error from None
-        raise SystemExit(status_of(error)) from None
-    except DivergedError:  # on all devices; one says so
-        if trainer.is_global_zero:
-            raise
-        raise SystemExit(1) from None
+        raise interrupt.error(_how_to_go_on(folder)) from None
     finally:  # Lightning ends the reading processes of that loop only which it was in
         trainer.fit_loop.teardown()
     if not trainer.is_global_zero:

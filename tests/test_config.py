@@ -28,6 +28,7 @@ LIMITS = {
         (2**32, 2**32 - 1, "at least 0 and at most 4294967295"),
     ],
     "gpus": [(-1, 0, "at least 0")],
+    "num_nodes": [(0, 1, "at least 1")],
     "save_every_n_steps": [(0, 1, "at least 1")],
     "log_every_n_steps": [(0, 1, "at least 1")],
     "projection_dim": [(0, 1, "at least 1")],

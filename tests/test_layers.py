@@ -13,12 +13,12 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 ROWS = (
     {"errors"},
     {"drawn", "registry"},
-    {"ahead", "allocator", "audio", "config", "environment", "processes"},
+    {"ahead", "allocator", "audio", "config", "environment", "processes", "watch"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
-    | {"optim", "rundir", "store"},
-    {"checkpoint_io", "curves", "resident", "shards", "slices", "spectrograms"},
-    {"datamodule", "modules"},
-    {"callbacks", "checkpoint", "features", "finite", "preprocess"},
+    | {"optim", "rundir", "store", "sync_batchnorm"},
+    {"checkpoint_io", "curves", "launch", "resident", "shards", "slices", "spectrograms"},
+    {"datamodule", "modules", "team"},
+    {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess"},
     {"probe", "resume"},
     {"augment", "evaluate", "train"},
     {"command"},
@@ -41,9 +41,9 @@ ONLY_IN = {
     "torchaudio": {"encoders"},
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
-    "pytorch_lightning": {"callbacks", "curves", "datamodule", "evaluate", "finite", "modules"}
-    | {"probe", "resume", "train"},
-    "lightning_fabric": {"checkpoint_io"},
+    "pytorch_lightning": {"callbacks", "curves", "datamodule", "evaluate", "finite", "interrupt"}
+    | {"modules", "probe", "resume", "sync_batchnorm", "train"},
+    "lightning_fabric": {"checkpoint_io", "launch"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
     | {"preprocess", "probe", "resume", "train"},

@@ -19,6 +19,7 @@ from fixtures_runs import write_music as write
 
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.command import run
+from clmr.datamodule import ContrastiveDataModule
 from clmr.errors import CheckpointError, ConfigError, DivergedError
 from clmr.modules import ContrastiveLearning
 from clmr.store import PcmStore
@@ -209,20 +210,6 @@ def test_sigterm_saves_says_how_to_go_on_and_ends_with_143(home, whole, tmp_path
     assert same(state(folder), state(straight))
 
 
-def test_two_processes_stop_at_one_step_and_go_on_exactly(tmp_path):
-    folder, straight = tmp_path / "run", tmp_path / "straight"
-    write(tmp_path / "music", (*TRAIN, *VALID, *(f"more{number}.wav" for number in range(7))))
-    argv = settings(tmp_path, gpus=2, batch_size=2, resume="auto")
-    until = stop_by_sigterm(folder, argv) + 2
-    both = [start([*argv, f"--run_dir={f}", f"--max_steps={until}"]) for f in (folder, straight)]
-    for process in both:
-        _, err = process.communicate(timeout=100)
-        assert process.returncode == 0, err
-        assert re.search(r"batch 2 on 2 CPU", err)
-    assert load(folder)["global_step"] == until
-    assert same(state(folder), state(straight))
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_validation_no_reading_process_is_left(
     home, whole, tmp_path, monkeypatch, number
@@ -246,6 +233,17 @@ def test_a_second_sigterm_does_not_kill_the_step(home, whole, tmp_path, monkeypa
     assert f"interrupted: saved {folder}/last.ckpt" in capsys.readouterr().err
     assert load(folder)["global_step"] == 2
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_sigterm_before_the_first_step_is_answered_as_any(home, whole, tmp_path, monkeypatch):
+    def train_dataloader(data):
+        signal.raise_signal(signal.SIGTERM)  # Lightning has set up everything, and no step has run
+        return original(data)
+
+    original = ContrastiveDataModule.train_dataloader
+    monkeypatch.setattr(ContrastiveDataModule, "train_dataloader", train_dataloader)
+    assert run(train, settings(home, **LIMITS, run_dir=tmp_path / "run")) == 143
+    assert load(tmp_path / "run")["global_step"] == 0
 
 
 # Numbers that are none.

@@ -445,18 +445,18 @@ def test_two_processes_train_together_and_speak_once(home, whole):
 
 
 def loss_of_two_parts(home):
-    """SimCLR's own loss of the first batch of six, of which two devices encode a half each."""
+    """SimCLR's own loss of the first batch of six, of which two devices augment a half each."""
     config = config_of(home)
     pl.seed_everything(config.seed, verbose=False)
     module = ContrastiveLearning(config)
     dataset = AudioFolder(config.dataset_dir)
     data = ContrastiveDataModule(config, PcmStore(config.store_dir), dataset.clips())
-    z = []
+    views = []
     for rank in range(2):
         place = SimpleNamespace(global_rank=rank, world_size=2)
         module.trainer = data.trainer = place
         pcm = next(iter(data.train_dataloader()))
-        with torch.no_grad():
-            z.append(module.model(*module.views(pcm, TRAIN_STREAM, 0))[2:])
-    z_i, z_j = (torch.cat(parts) for parts in zip(*z, strict=True))
+        views.append(module.views(pcm, TRAIN_STREAM, 0))
+    with torch.no_grad():
+        _, _, z_i, z_j = module.model(*(torch.cat(parts) for parts in zip(*views, strict=True)))
     return NT_Xent(6, config.temperature, world_size=1)(z_i, z_j).item()
