@@ -12,14 +12,14 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 # From bottom to top. A module imports only from rows below its own; a package counts as one module.
 ROWS = (
     {"errors"},
-    {"drawn", "registry"},
+    {"drawn", "early_stop", "registry"},
     {"allocator", "audio", "config", "processes"},
-    {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
-    | {"optim", "rundir", "store"},
+    {"arguments", "augmentations", "datasets", "device", "encoders", "geometry"}
+    | {"instant_heads", "losses", "metrics", "optim", "rundir", "store"},
     {"checkpoint_io", "shards", "slices", "spectrograms"},
     {"datamodule", "modules"},
-    {"callbacks", "checkpoint", "features", "finite", "preprocess"},
-    {"probe", "resume"},
+    {"callbacks", "checkpoint", "features", "finite", "preprocess", "probe_set"},
+    {"probe", "probing", "resume"},
     {"augment", "evaluate", "train"},
     {"command"},
     {"__main__"},
@@ -42,11 +42,11 @@ ONLY_IN = {
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
     "pytorch_lightning": {"callbacks", "datamodule", "evaluate", "finite", "modules", "probe"}
-    | {"resume", "train"},
+    | {"probing", "resume", "train"},
     "lightning_fabric": {"checkpoint_io"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
-    | {"preprocess", "probe", "resume", "train"},
+    | {"preprocess", "probe", "probing", "resume", "train"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
