@@ -13,8 +13,8 @@ PENALTY = 1.0  # of the linear head, in variances of a standardised feature
 def knn_scores(h_fit: Tensor, labels: Tensor, h: Tensor) -> Tensor:
     """Share of a clip's nearest neighbours that have each tag, weighted by their similarity.
 
-    Neighbours are the nearest by cosine, as many as the square root of the number of clips; one of
-    similarity s weighs exp(s / 0.07) (Wu et al. 2018).
+    Neighbours are the nearest by cosine of standardised features, as many as the square root of the
+    number of clips; one of similarity s weighs exp(s / 0.07) (Wu et al. 2018).
 
     Args:
         h_fit: Features of the n clips whose labels are known.
@@ -24,8 +24,9 @@ def knn_scores(h_fit: Tensor, labels: Tensor, h: Tensor) -> Tensor:
     Shape:
         `[n, F]`, `[n, C]`, `[m, F]` -> float64 `[m, C]`.
     """
-    similarity = F.normalize(h.double(), dim=1) @ F.normalize(h_fit.double(), dim=1).T  # [m, n]
-    nearest = similarity.topk(math.isqrt(len(h_fit)), dim=1)
+    x_fit, x = _standardize(h_fit, h)
+    similarity = F.normalize(x, dim=1) @ F.normalize(x_fit, dim=1).T  # [m, n]
+    nearest = similarity.topk(math.isqrt(len(x_fit)), dim=1)
     weights = torch.softmax(nearest.values / TEMPERATURE, dim=1)  # [m, k]
     return torch.einsum("mk,mkc->mc", weights, labels.double()[nearest.indices])
 
@@ -39,11 +40,16 @@ def linear_scores(h_fit: Tensor, labels: Tensor, h: Tensor) -> Tensor:
     Shape:
         `[n, F]`, `[n, C]`, `[m, F]` -> float64 `[m, C]`.
     """
-    h_fit, labels = h_fit.double(), labels.double()
-    std, mean = torch.std_mean(h_fit, dim=0, unbiased=False)
-    std = torch.where(std > 1e-6 * mean.abs(), std, math.inf)  # leaves out what is rounding
-    x = (h_fit - mean) / std  # [n, F]
-    penalty = PENALTY * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    (x_fit, x), labels = _standardize(h_fit, h), labels.double()
+    penalty = PENALTY * len(x_fit) * torch.eye(x_fit.shape[1], dtype=torch.float64)
     share = labels.mean(dim=0)
-    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (labels - share))  # [F, C]
-    return share + (h.double() - mean) / std @ weights
+    weights = torch.linalg.solve(x_fit.T @ x_fit + penalty, x_fit.T @ (labels - share))  # [F, C]
+    return share + x @ weights
+
+
+def _standardize(h_fit: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Both by mean and deviation of the first; a feature whose changes are rounding is left out."""
+    h_fit, h = h_fit.double(), h.double()
+    std, mean = torch.std_mean(h_fit, dim=0, unbiased=False)
+    std = torch.where(std > 1e-6 * mean.abs(), std, math.inf)
+    return (h_fit - mean) / std, (h - mean) / std
