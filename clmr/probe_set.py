@@ -71,6 +71,10 @@ class ProbeSet:
             f"{self.n_valid} valid clips, one with it and one without"
         )
 
+    def most_rank(self, module: ContrastiveLearning) -> int:
+        """The effective rank of features that take every direction alike."""
+        return min(2 * len(self.places.clips), module.model.n_features)
+
     def measure(self, module: ContrastiveLearning) -> dict[str, float]:
         """Measure a network in evaluation mode and float32, leaving it as it is.
 

@@ -14,10 +14,13 @@ from clmr.early_stop import EarlyStop
 from clmr.errors import ConfigError
 from clmr.probe_set import ProbeSet
 
-# Below: features of all clips are one direction and a little of another, as no trained encoder's
-# are. An untrained one's may be, since its BatchNorm does not know its inputs yet.
-LEAST_RANK = 2
+# Trained encoders have taken 10 to 20 % of the directions that there could be, and those that had
+# died at a learning rate of 1 to 10 fewer than 5 %. One of all clips alike takes a single one.
+LEAST_SHARE, LEAST_RANK = 0.05, 2
 LEAST_SPREAD = -0.02  # uniformity: projections a tenth of the sphere's radius apart, or less
+# BatchNorm's running statistics, by which evaluation mode goes, are then 99 % of what was seen;
+# before, any encoder's features look alike.
+SETTLED_STEPS = 44
 WHAT_HELPS = (
     "this seldom mends itself; what people try: a lower --learning_rate, --warmup_steps, the "
     "--temperature 0.5 of CLMR, or --loss vicreg, whose variance term holds against it"
@@ -51,6 +54,9 @@ class Probes(Callback):
         self._stop_if_over(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # The first device alone has a progress bar, which may wait in this hook for the others'
+        # part of the epoch's losses. To ask for these here lets all devices meet there first.
+        _ = trainer.callback_metrics
         self._probe_if_due(trainer, module)
         self._stop_if_over(trainer)
 
@@ -87,7 +93,7 @@ class Probes(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(curves, trainer.global_step)
             with logging_redirect_tqdm():
-                self._say(trainer, figures)
+                self._say(trainer, module, figures)
         return figures
 
     def _watched(self) -> dict[str, Any]:
@@ -102,37 +108,45 @@ class Probes(Callback):
             )
 
     def _introduce(self) -> None:
-        probes, n_tags = self.probe_set, len(self.probe_set.tags)
+        probes = self.probe_set
+        scores = f"kNN and a linear probe on {len(probes.tags)} of {probes.n_all_tags} tags"
         log.info(
-            "probes    every %d epochs, of %d train and %d valid clips, %s",
+            "probes    every %d epochs, of %d train and %d valid clips; %s",
             self.every, probes.n_train, probes.n_valid,
-            f"kNN and a linear probe on {n_tags} tags" if n_tags else probes.why_no_scores,
+            scores if probes.tags else f"no kNN and no linear probe: {probes.why_no_scores}",
         )  # fmt: skip
 
-    def _say(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
+    def _say(
+        self, trainer: pl.Trainer, module: pl.LightningModule, figures: dict[str, float]
+    ) -> None:
         step = trainer.global_step
         epoch = step / trainer.datamodule.steps_in_epoch(trainer.world_size)
         said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         log.info("probe     epoch %.4g, step %d: %s", epoch, step, said or "not finite")
-        if step and (found := what_is_dead(figures)):
+        found = what_is_dead(figures, self.probe_set.most_rank(module))
+        if found and step >= SETTLED_STEPS:
             log.warning("the run looks dead at step %d: %s; %s", step, found, WHAT_HELPS)
 
 
-def what_is_dead(figures: dict[str, float]) -> str:
-    """Say in words what has collapsed, or nothing if all is well."""
+def what_is_dead(figures: dict[str, float], most_rank: int) -> str:
+    """Say in words what has collapsed, or nothing if all is well.
+
+    Args:
+        figures: As of `ProbeSet.measure`.
+        most_rank: The effective rank that there could be.
+    """
     if not figures:
         return "in evaluation mode, features or projections are not finite"
-    if figures["effective_rank"] < LEAST_RANK:
-        return (
-            f"the features of all clips are nearly the same (effective rank "
-            f"{figures['effective_rank']:.3g})"
+    rank, spread, found = figures["effective_rank"], figures["uniformity"], []
+    if rank < max(LEAST_RANK, LEAST_SHARE * most_rank):
+        found.append(
+            f"the features of all clips are nearly alike (effective rank {rank:.3g} of {most_rank})"
         )
-    if figures["uniformity"] > LEAST_SPREAD:
-        return (
-            f"the projections of all clips are nearly the same (uniformity "
-            f"{figures['uniformity']:.3g}, of 0 to -4)"
+    if spread > LEAST_SPREAD:
+        found.append(
+            f"the projections of all clips are nearly alike (uniformity {spread:.3g}, of 0 to -4)"
         )
-    return ""
+    return " and ".join(found)
 
 
 def check_probes(config: Config, has_tags: bool) -> None:
