@@ -8,23 +8,16 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from clmr.collapse import WHAT_HELPS, what_is_dead
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
 from clmr.early_stop import EarlyStop
 from clmr.errors import ConfigError
 from clmr.probe_set import ProbeSet
 
-# Trained encoders have taken 10 to 20 % of the directions that there could be, and those that had
-# died at a learning rate of 1 to 10 fewer than 5 %. One of all clips alike takes a single one.
-LEAST_SHARE, LEAST_RANK = 0.05, 2
-LEAST_SPREAD = -0.02  # uniformity: projections a tenth of the sphere's radius apart, or less
 # BatchNorm's running statistics, by which evaluation mode goes, are then 99 % of what was seen;
 # before, any encoder's features look alike.
 SETTLED_STEPS = 44
-WHAT_HELPS = (
-    "this seldom mends itself; what people try: a lower --learning_rate, --warmup_steps, the "
-    "--temperature 0.5 of CLMR, or --loss vicreg, whose variance term holds against it"
-)
 
 log = logging.getLogger(__name__)
 
@@ -126,27 +119,6 @@ class Probes(Callback):
         found = what_is_dead(figures, self.probe_set.most_rank(module))
         if found and step >= SETTLED_STEPS:
             log.warning("the run looks dead at step %d: %s; %s", step, found, WHAT_HELPS)
-
-
-def what_is_dead(figures: dict[str, float], most_rank: int) -> str:
-    """Say in words what has collapsed, or nothing if all is well.
-
-    Args:
-        figures: As of `ProbeSet.measure`.
-        most_rank: The effective rank that there could be.
-    """
-    if not figures:
-        return "in evaluation mode, features or projections are not finite"
-    rank, spread, found = figures["effective_rank"], figures["uniformity"], []
-    if rank < max(LEAST_RANK, LEAST_SHARE * most_rank):
-        found.append(
-            f"the features of all clips are nearly alike (effective rank {rank:.3g} of {most_rank})"
-        )
-    if spread > LEAST_SPREAD:
-        found.append(
-            f"the projections of all clips are nearly alike (uniformity {spread:.3g}, of 0 to -4)"
-        )
-    return " and ".join(found)
 
 
 def check_probes(config: Config, has_tags: bool) -> None:

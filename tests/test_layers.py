@@ -12,7 +12,7 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 # From bottom to top. A module imports only from rows below its own; a package counts as one module.
 ROWS = (
     {"errors"},
-    {"drawn", "early_stop", "registry"},
+    {"collapse", "drawn", "early_stop", "registry"},
     {"allocator", "audio", "config", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "geometry"}
     | {"instant_heads", "losses", "metrics", "optim", "rundir", "store"},

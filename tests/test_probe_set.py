@@ -14,7 +14,7 @@ from clmr.datasets import Clip
 from clmr.modules import ContrastiveLearning
 from clmr.probe_set import ProbeSet
 
-TAGS = ("even", "small", "never", "not in valid")
+TAGS = ("even", "small", "never", "only in train", "only in valid")
 OFF = dict.fromkeys((f"transforms_{name}" for name in AUGMENTATIONS), 0.0)
 LENGTH = 59_049
 
@@ -74,7 +74,7 @@ def data_of(folder, store, n_valid, labelled=True, **changed):
     n_train = n_clips - n_valid
 
     def clip(number):
-        tags = [number % 2 == 0, number % 10 < 5, False, number == 1]
+        tags = [number % 2 == 0, number % 10 < 5, False, number == 1, number == n_clips - 2]
         labels = np.array(tags, dtype=np.uint8) if labelled else None
         split = "train" if number < n_train else "valid"
         return Clip(f"clip{number}", Path("none"), split, labels)
@@ -165,7 +165,7 @@ def test_a_tag_counts_if_clips_of_both_splits_differ_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("n_valid", "tags", "why"),
     [
-        (0, TAGS, "none of 4 tags has, among 12 train and among 0 valid clips, one with it and"),
+        (0, TAGS, "none of 5 tags has, among 12 train and among 0 valid clips, one with it and"),
         (1, TAGS, "among 1 valid"),
         (4, (), "the dataset has no labels"),
     ],

@@ -23,7 +23,6 @@ from clmr.errors import ConfigError
 from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
 from clmr.probe_set import ProbeSet
-from clmr.probing import what_is_dead
 from clmr.store import PcmStore
 from clmr.train import train
 
@@ -179,32 +178,6 @@ def test_each_probe_is_a_line_with_its_figures(home, plain, tmp_path, caplog):
 
 
 # Dead runs.
-
-
-GOOD = {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0}
-
-
-@pytest.mark.parametrize(
-    ("changed", "most_rank", "said"),
-    [
-        ({}, 256, ""),
-        ({"effective_rank": 12.7}, 256, "the features of all clips are nearly alike"),
-        ({"effective_rank": 12.9}, 256, ""),
-        ({"effective_rank": 2.1}, 20, ""),  # of ten clips, 5 % would be one direction
-        ({"effective_rank": 1.9}, 20, "effective rank 1.9 of 20"),
-        ({"uniformity": -0.021}, 256, ""),
-        ({"uniformity": -0.019}, 256, "the projections of all clips are nearly alike"),
-        ({"uniformity": 0.0, "effective_rank": 1.0}, 256, " and the projections"),
-    ],
-)
-def test_what_has_collapsed_is_said_in_words(changed, most_rank, said):
-    found = what_is_dead(GOOD | changed, most_rank)
-    assert said in found
-    assert bool(found) == bool(said)
-
-
-def test_outputs_that_are_not_finite_are_dead():
-    assert "not finite" in what_is_dead({}, 256)
 
 
 @pytest.mark.parametrize(
