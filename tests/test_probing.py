@@ -165,12 +165,14 @@ def test_where_there_are_labels_their_scores_are_curves_too(
     assert text in caplog.text
 
 
-def test_each_probe_is_a_line_with_its_figures(home, plain, tmp_path, caplog):
+@pytest.mark.parametrize(("n_steps", "end"), [(4, ("1.333", "4")), (6, ("2", "6"))])
+def test_each_probe_is_a_line_with_its_figures(home, plain, tmp_path, caplog, n_steps, end):
+    changed = {"probe_every": 1, "max_steps": n_steps, "run_dir": tmp_path}
     with caplog.at_level(logging.INFO, "clmr"):
-        train(config_of(home, **RUN | {"probe_every": 1, "max_steps": 4, "run_dir": tmp_path}))
+        train(config_of(home, **RUN | changed))
     lines = [line for line in caplog.messages if line.startswith("probe ")]
     epochs = [re.search(r"epoch ([\d.]+), step (\d+): ", line).groups() for line in lines]
-    assert epochs == [("0", "0"), ("1", "3"), ("1.333", "4")]
+    assert epochs == [("0", "0"), ("1", "3"), end]
     for name, values in probes(tmp_path).items():
         assert f"{name} {values[3]:.4g}" in lines[1]
     text = "7 train and 3 valid clips; no kNN and no linear probe: the dataset has no labels"
