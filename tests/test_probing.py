@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from fixtures_runs import write_music as write
 from clmr.command import run
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS, AudioFolder
+from clmr.early_stop import EarlyStop
 from clmr.errors import ConfigError
 from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
 from clmr.probe_set import ProbeSet
+from clmr.probing import Probes
 from clmr.store import PcmStore
 from clmr.train import train
 
@@ -274,22 +277,26 @@ def test_a_resumed_run_is_probed_at_the_same_epochs_and_ends_alike(
 
 
 @pytest.mark.parametrize(
-    "changed", [{"early_stopping": "uniformity"}, {"probe_clips": 2}, {"probe_every": 1}]
+    ("curve", "n_clips", "patience", "goes_on"),
+    [
+        ("effective_rank", 10, 3, True),
+        ("effective_rank", 10, 7, True),
+        ("uniformity", 10, 3, False),
+        ("effective_rank", 11, 3, False),
+    ],
 )
-def test_a_best_of_another_curve_or_other_clips_is_not_gone_on_with(home, whole, tmp_path, changed):
-    for name in ("last.ckpt", "hparams.yaml"):
-        (tmp_path / name).write_bytes((whole.run_dir / name).read_bytes())
-    before = load(tmp_path)["callbacks"]["Probes"]
-    more = PROBED | {"max_steps": 6 * IN_EPOCH, "checkpoint_path": tmp_path / "last.ckpt"} | changed
-    train(config_of(home, **more))
-    after = load(tmp_path)["callbacks"]["Probes"]
-    values = curve(tmp_path, f"Probe/{more['early_stopping']}")
-    at_end = values[6 * IN_EPOCH]
-    if "probe_every" in changed:  # the same curve
-        assert after["best"] == pytest.approx(max(before["best"], at_end), rel=1e-6)
-    else:
-        assert after["best"] == pytest.approx(at_end, rel=1e-6)
-        assert (after["best_step"], after["n_since"]) == (6 * IN_EPOCH, 0)
+def test_only_a_best_of_the_same_curve_and_clips_is_gone_on_with(curve, n_clips, patience, goes_on):
+    def probes_of(curve, n_clips, patience):
+        clips = SimpleNamespace(places=SimpleNamespace(clips=[0] * n_clips))
+        return Probes(clips, every=1, early_stop=EarlyStop(curve, patience))
+
+    saved = probes_of("effective_rank", 10, 3)
+    for step, value in zip((6, 12, 18), (30, 40, 20), strict=True):
+        saved.early_stop.see(step, value)
+    resumed = probes_of(curve, n_clips, patience)
+    resumed.load_state_dict(saved.state_dict())
+    seen = {"best": 40, "best_step": 12, "n_since": 1} if goes_on else {}
+    assert resumed.early_stop == EarlyStop(curve, patience, **seen)
 
 
 # What cannot be watched.
