@@ -42,7 +42,8 @@ class Probes(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._introduce()
+            with logging_redirect_tqdm():
+                self._introduce()
         self._probe_if_due(trainer, module)  # also where a run was stopped before it could
         self._stop_if_over(trainer)
 
