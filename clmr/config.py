@@ -125,6 +125,22 @@ class Config:
         "", "main.py: resume from it; linear_evaluation.py: encoder to evaluate"
     )
 
+    # probes during pretraining
+    probe_every: int | None = setting(
+        None, "epochs between two probes of the representation; null = none", at_least=1
+    )
+    probe_clips: int = setting(
+        256, "clips of train, and of valid, that are probed: at most", at_least=2, at_most=2048
+    )
+    early_stopping: str = setting(
+        "never", "the probe's curve that has to get better, or the run ends; or never",
+        choices=("never", "uniformity", "effective_rank")
+        + ("knn_roc_auc", "knn_pr_auc", "linear_roc_auc", "linear_pr_auc"),
+    )  # fmt: skip
+    early_stopping_patience: int = setting(
+        10, "probes in a row without a new best, after which the run ends", at_least=1
+    )
+
     # linear evaluation
     baselines: bool = setting(False, "also probe the untrained encoder and log-mel statistics")
     finetuner_mlp: bool = setting(False, "head with one hidden layer instead of a linear one")

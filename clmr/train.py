@@ -28,6 +28,7 @@ from clmr.interrupt import SaveOnInterrupt
 from clmr.launch import Job, choose_job
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
+from clmr.probing import build_probes, check_probes
 from clmr.registry import lookup
 from clmr.resume import GoOnAtTheStep, MovableCheckpoint, candidates, checkpoint_to_resume
 from clmr.rundir import run_dir
@@ -40,6 +41,7 @@ FREE_ON_RESUME = frozenset(
     ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
     + ["num_nodes", "compile", "max_epochs", "max_steps", "checkpoint_path", "baselines"]
     + ["augment_chunk", "resume", "save_every_n_steps", "store_device"]
+    + ["probe_every", "probe_clips", "early_stopping", "early_stopping_patience"]
     + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
     + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
 )
@@ -58,12 +60,16 @@ class Trained:
     n_steps: int
     clips_per_second: float | None
     has_labels: bool
+    stopped: str = ""
 
     def __str__(self) -> str:
+        more = "" if self.stopped else ": raise --max_steps or --max_epochs to go on"
         speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else (
-            " already: raise --max_steps or --max_epochs to go on"
+            f" already{more}"
         )
         lines = [f"trained   {self.n_steps:,} steps{speed}"]
+        if self.stopped:
+            lines.append(f"stopped   early, as {self.stopped}")
         if self.best:
             lines.append(f"best      {self.best} (validation loss {self.best_valid_loss:.4f})")
         labels = "" if self.has_labels else " --dataset <with labels> --dataset_dir <its folder>"
@@ -113,10 +119,12 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
     module = ContrastiveLearning(config)
     _check_crop(config, module)
     dataset = lookup("dataset", DATASETS, config.dataset)(config.dataset_dir)
+    check_probes(config, bool(dataset.tags))
     clips = team.after_first("clips", dataset.clips)  # which the demo plays first
     store = team.after_first("store", lambda: open_store(config, clips))
     data = ContrastiveDataModule(config, store, clips)
     data.check_enough_clips(n_devices)
+    probes = build_probes(config, data, dataset.tags)
 
     last = MovableCheckpoint(folder, "last", enable_version_counter=False)
     best = MovableCheckpoint(folder, "best", monitor="Valid/loss", enable_version_counter=False)
@@ -143,6 +151,7 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
             ViewsLogger(),
             ProgressBar(),
             interrupt,
+            *probes,
             GoOnAtTheStep(),
             StopOnNaN(folder / "last.ckpt"),
             # First of all that save: what is saved after it holds the best loss so far.
@@ -178,7 +187,8 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
         trainer.fit_loop.teardown()
     if not trainer.is_global_zero:
         return None
-    return _summary(folder, trainer, best, throughput, has_labels=bool(dataset.tags))
+    stopped = probes[0].stopped if probes else ""
+    return _summary(folder, trainer, best, throughput, bool(dataset.tags), stopped)
 
 
 def _folder(config: Config, checkpoint: Path | None, before: Checkpoint) -> Path:
@@ -260,6 +270,7 @@ def _summary(
     best: MovableCheckpoint,
     throughput: ThroughputLogger,
     has_labels: bool,
+    stopped: str,
 ) -> Trained:
     validated = bool(best.best_model_path)
     return Trained(
@@ -270,6 +281,7 @@ def _summary(
         n_steps=trainer.global_step,
         clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
         has_labels=has_labels,
+        stopped=stopped,
     )
 
 

@@ -41,6 +41,12 @@ LIMITS = {
     "momentum": PROBABILITY,
     "warmup_steps": [(-1, 0, "at least 0")],
     "grad_cache_chunk": [(2, 3, "at least 3")],
+    "probe_every": [(0, 1, "at least 1")],
+    "probe_clips": [
+        (1, 2, "at least 2 and at most 2048"),
+        (2049, 2048, "at least 2 and at most 2048"),
+    ],
+    "early_stopping_patience": [(0, 1, "at least 1")],
     "finetuner_max_epochs": [(0, 1, "at least 1")],
     "finetuner_batch_size": [(0, 1, "at least 1")],
     "finetuner_learning_rate": [(0, 1e-9, "above 0")],

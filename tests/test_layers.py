@@ -12,14 +12,14 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 # From bottom to top. A module imports only from rows below its own; a package counts as one module.
 ROWS = (
     {"errors"},
-    {"drawn", "registry"},
+    {"collapse", "drawn", "early_stop", "registry"},
     {"ahead", "allocator", "audio", "config", "environment", "processes", "watch"},
-    {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
-    | {"optim", "rundir", "store", "sync_batchnorm"},
+    {"arguments", "augmentations", "datasets", "device", "encoders", "geometry"}
+    | {"instant_heads", "losses", "metrics", "optim", "rundir", "store", "sync_batchnorm"},
     {"checkpoint_io", "curves", "launch", "resident", "shards", "slices", "spectrograms"},
     {"datamodule", "modules", "team"},
-    {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess"},
-    {"probe", "resume"},
+    {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess", "probe_set"},
+    {"probe", "probing", "resume"},
     {"augment", "evaluate", "train"},
     {"command"},
     {"__main__"},
@@ -42,11 +42,11 @@ ONLY_IN = {
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
     "pytorch_lightning": {"callbacks", "curves", "datamodule", "evaluate", "finite", "interrupt"}
-    | {"modules", "probe", "resume", "sync_batchnorm", "train"},
+    | {"modules", "probe", "probing", "resume", "sync_batchnorm", "train"},
     "lightning_fabric": {"checkpoint_io", "launch"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
-    | {"preprocess", "probe", "resume", "train"},
+    | {"preprocess", "probe", "probing", "resume", "train"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -18,7 +18,7 @@ from clmr.modules.gradient_cache import project_in_chunks
 from clmr.optim import OPTIMIZERS, SCHEDULES, Schedule
 from clmr.registry import lookup
 
-TRAIN, VALID = 0, 1  # streams of augmentation draws
+TRAIN, VALID, PROBE = 0, 1, 2  # streams of augmentation draws
 
 
 class ContrastiveLearning(pl.LightningModule):
@@ -53,7 +53,7 @@ class ContrastiveLearning(pl.LightningModule):
 
         Args:
             n_clips: Clips B in the batch.
-            stream: `TRAIN` or `VALID`.
+            stream: `TRAIN`, `VALID` or `PROBE`.
             step: Number of the step in its stream.
         """
         seed = np.random.SeedSequence((self.config.seed, self.global_rank, stream, step))
@@ -65,7 +65,7 @@ class ContrastiveLearning(pl.LightningModule):
 
         Args:
             crops: Pairs of crops: int16 of the store, or float where they were augmented already.
-            stream: `TRAIN` or `VALID`.
+            stream: `TRAIN`, `VALID` or `PROBE`.
             step: Number of the step in its stream.
 
         Shape:
