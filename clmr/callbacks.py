@@ -47,7 +47,8 @@ class ThroughputLogger(Callback):
     ) -> None:
         self._n_clips_since += len(batch) * trainer.world_size
         # The last batch as well: after it comes validation, whose time is not training's.
-        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+        is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if trainer.global_step % trainer.log_every_n_steps == 0 or is_last:
             self._log(trainer)
 
     def _log(self, trainer: pl.Trainer) -> None:
@@ -88,7 +89,14 @@ class ViewsLogger(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar without the version number, which is part of the run's folder."""
+    """Lightning's bar without the version number, which is part of the run's folder.
+
+    Args:
+        on_gpu: Whether to show one step in ten only: to show the loss is to wait for the GPU.
+    """
+
+    def __init__(self, on_gpu: bool) -> None:
+        super().__init__(refresh_rate=10 if on_gpu else 1)
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
         metrics = super().get_metrics(trainer, module)

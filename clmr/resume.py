@@ -1,63 +1,12 @@
-"""Going on with a run: from which checkpoint, and exactly at its step."""
+"""Going on with a run exactly at its step, wherever its folder lies by now."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from clmr.checkpoint import read_checkpoint
-from clmr.checkpoint_io import previous_of
-from clmr.config import Config
-from clmr.errors import CheckpointError, ConfigError
-
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # of a ModelCheckpoint
-
-log = logging.getLogger(__name__)
-
-
-def candidates(folder: Path) -> list[Path]:
-    """The checkpoints of a run that are there, the latest first."""
-    last = folder / "last.ckpt"
-    return [path for path in (last, previous_of(last), folder / "best.ckpt") if path.exists()]
-
-
-def checkpoint_to_resume(config: Config) -> Path | None:
-    """The checkpoint that the settings say to go on from; None to start anew.
-
-    With `--resume auto`, what the run itself has written comes before `--checkpoint_path`: the same
-    command, requeued, must not go back to where it began.
-
-    Raises:
-        ConfigError: `--resume auto` has no folder to look in.
-        CheckpointError: There are checkpoints in it, and none can be read.
-    """
-    given = Path(config.checkpoint_path) if config.checkpoint_path else None
-    if config.resume != "auto":
-        return given
-    if not config.run_dir:
-        raise ConfigError(
-            "--resume auto goes on with the run of a folder: name it by --run_dir, the same in "
-            "every call"
-        )
-    damaged = []
-    for path in (found := candidates(Path(config.run_dir))):
-        try:
-            read_checkpoint(path)
-        except CheckpointError as error:
-            damaged.append(str(error))
-            log.warning("%s; looking for the one before it", error)
-            continue
-        log.info("resume    %s", path)
-        return path
-    if found:
-        raise CheckpointError(
-            f"no checkpoint of {config.run_dir} can be read:\n"
-            + "\n".join(f"  {reason}" for reason in damaged)
-            + "\nmove them away to start anew, or give another --run_dir"
-        )
-    return given
 
 
 class GoOnAtTheStep(Callback):

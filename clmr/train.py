@@ -1,7 +1,7 @@
 """Pretrain an encoder by contrast."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -21,8 +21,9 @@ from clmr.curves import loggers
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS
 from clmr.device import allow_tf32, check_compiler, choose_precision
+from clmr.earlier_run import check_resumable, checkpoint_to_resume, folder_of_run
 from clmr.environment import device_names, note_environment
-from clmr.errors import CheckpointError, ConfigError
+from clmr.errors import ConfigError
 from clmr.finite import StopOnNaN
 from clmr.interrupt import SaveOnInterrupt
 from clmr.launch import Job, choose_job
@@ -30,56 +31,14 @@ from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
 from clmr.probing import build_probes, check_probes
 from clmr.registry import lookup
-from clmr.resume import GoOnAtTheStep, MovableCheckpoint, candidates, checkpoint_to_resume
-from clmr.rundir import run_dir
+from clmr.resume import GoOnAtTheStep, MovableCheckpoint
 from clmr.sync_batchnorm import SyncOnCpu
 from clmr.team import Team, together
+from clmr.trained import Trained, how_to_go_on
 
 DEFAULT_MAX_EPOCHS = 200
-# What a resumed run may change: where things are and when to stop. All else is the experiment.
-FREE_ON_RESUME = frozenset(
-    ["dataset_dir", "store_dir", "workers", "gpus", "accelerator", "run_dir", "log_every_n_steps"]
-    + ["num_nodes", "compile", "max_epochs", "max_steps", "checkpoint_path", "baselines"]
-    + ["augment_chunk", "resume", "save_every_n_steps", "store_device"]
-    + ["probe_every", "probe_clips", "early_stopping", "early_stopping_patience"]
-    + ["finetuner_mlp", "finetuner_standardize", "finetuner_checkpoint_path"]
-    + ["finetuner_max_epochs", "finetuner_batch_size", "finetuner_learning_rate"]
-)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a run of `train` came to, for the person who started it."""
-
-    run_dir: Path
-    last: Path
-    best: Path | None
-    best_valid_loss: float | None
-    n_steps: int
-    clips_per_second: float | None
-    has_labels: bool
-    stopped: str = ""
-
-    def __str__(self) -> str:
-        more = "" if self.stopped else ": raise --max_steps or --max_epochs to go on"
-        speed = f", {self.clips_per_second:,.1f} clips/s" if self.clips_per_second else (
-            f" already{more}"
-        )
-        lines = [f"trained   {self.n_steps:,} steps{speed}"]
-        if self.stopped:
-            lines.append(f"stopped   early, as {self.stopped}")
-        if self.best:
-            lines.append(f"best      {self.best} (validation loss {self.best_valid_loss:.4f})")
-        labels = "" if self.has_labels else " --dataset <with labels> --dataset_dir <its folder>"
-        lines += [
-            f"last      {self.last}",
-            f"curves    tensorboard --logdir {self.run_dir}",
-            f"next      python linear_evaluation.py --config {self.run_dir}/hparams.yaml "
-            f"--checkpoint_path {self.last}{labels}",
-        ]
-        return "\n".join(lines)
 
 
 def train(config: Config) -> Trained | None:
@@ -112,9 +71,9 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
     found = team.first("checkpoint", lambda: str(checkpoint_to_resume(config) or ""))
     checkpoint = Path(found) if found else None
     before = read_checkpoint(checkpoint) if checkpoint else Checkpoint({}, {})
-    folder = Path(team.first("folder", lambda: str(_folder(config, checkpoint, before))))
+    folder = Path(team.first("folder", lambda: str(folder_of_run(config, checkpoint, before))))
     if checkpoint:
-        _check_resumable(config, checkpoint, before)
+        check_resumable(config, checkpoint, before)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = ContrastiveLearning(config)
     _check_crop(config, module)
@@ -149,7 +108,7 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
             LearningRateMonitor("step"),
             throughput,
             ViewsLogger(),
-            ProgressBar(),
+            ProgressBar(on_gpu=accelerator == "gpu"),
             interrupt,
             *probes,
             GoOnAtTheStep(),
@@ -182,28 +141,13 @@ def _train(config: Config, job: Job, team: Team) -> Trained | None:
     except SystemExit:  # how Lightning ends after Ctrl-C
         if not interrupt.interrupted:
             raise
-        raise interrupt.error(_how_to_go_on(folder)) from None
+        raise interrupt.error(how_to_go_on(folder)) from None
     finally:  # Lightning ends the reading processes of that loop only which it was in
         trainer.fit_loop.teardown()
     if not trainer.is_global_zero:
         return None
     stopped = probes[0].stopped if probes else ""
     return _summary(folder, trainer, best, throughput, bool(dataset.tags), stopped)
-
-
-def _folder(config: Config, checkpoint: Path | None, before: Checkpoint) -> Path:
-    """The run's folder: a resumed run stays in its own, a new one never writes over another."""
-    resumed = str(checkpoint.parent) if checkpoint else ""
-    wanted = config.run_dir
-    if checkpoint and wanted == before.settings.get("run_dir") and not Path(wanted).exists():
-        wanted = ""  # what the settings say of the run is from before it was moved
-    folder = run_dir(wanted or resumed, f"pretrain-{config.dataset}")
-    if not checkpoint and (found := candidates(folder)):
-        raise ConfigError(
-            f"--run_dir {folder} holds a run already: go on with it by --checkpoint_path "
-            f"{found[0]} or --resume auto, or give another --run_dir"
-        )
-    return folder
 
 
 def _max_epochs(config: Config) -> int:
@@ -217,32 +161,6 @@ def _check_crop(config: Config, module: ContrastiveLearning) -> None:
         module.model.encoder.check_length(config.audio_length)
     except ValueError as error:
         raise ConfigError(f"--encoder {config.encoder}: {error}") from error
-
-
-def _check_resumable(config: Config, checkpoint: Path, before: Checkpoint) -> None:
-    """Refuse to resume with other settings: the checkpoint's optimizer would override some of them.
-
-    Raises:
-        CheckpointError: With each setting that differs.
-    """
-    settings = before.settings
-    if "projection_dim" not in settings:
-        raise CheckpointError(
-            f"{checkpoint} is no checkpoint of main.py: no run can be resumed from it"
-        )
-    settings = Config().to_dict() | settings  # one that came later was at its default
-    differences = [
-        f"  --{name}: {settings[name]} in the checkpoint, {value} now"
-        for name, value in config.to_dict().items()
-        if name not in FREE_ON_RESUME and settings[name] != value
-    ]
-    if differences:
-        same = f"--config {checkpoint.parent}/hparams.yaml"
-        raise CheckpointError(
-            f"{checkpoint} was trained with other settings:\n"
-            + "\n".join(differences)
-            + f"\ngive the same ones ({same}), or start anew in another --run_dir"
-        )
 
 
 def _introduce(
@@ -282,11 +200,4 @@ def _summary(
         clips_per_second=throughput.n_clips / throughput.seconds if throughput.seconds else None,
         has_labels=has_labels,
         stopped=stopped,
-    )
-
-
-def _how_to_go_on(folder: Path) -> str:
-    return (
-        f"saved {folder}/last.ckpt; to go on: python main.py --config {folder}/hparams.yaml "
-        f"--checkpoint_path {folder}/last.ckpt"
     )

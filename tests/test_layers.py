@@ -12,14 +12,14 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 # From bottom to top. A module imports only from rows below its own; a package counts as one module.
 ROWS = (
     {"errors"},
-    {"collapse", "drawn", "early_stop", "registry"},
+    {"drawn", "registry", "trained"},
     {"ahead", "allocator", "audio", "config", "environment", "processes", "watch"},
-    {"arguments", "augmentations", "datasets", "device", "encoders", "geometry"}
-    | {"instant_heads", "losses", "metrics", "optim", "rundir", "store", "sync_batchnorm"},
+    {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
+    | {"optim", "rundir", "store", "sync_batchnorm"},
     {"checkpoint_io", "curves", "launch", "resident", "shards", "slices", "spectrograms"},
     {"datamodule", "modules", "team"},
-    {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess", "probe_set"},
-    {"probe", "probing", "resume"},
+    {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess", "resume"},
+    {"earlier_run", "probe", "probing"},
     {"augment", "evaluate", "train"},
     {"command"},
     {"__main__"},
@@ -46,7 +46,7 @@ ONLY_IN = {
     "lightning_fabric": {"checkpoint_io", "launch"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
-    | {"preprocess", "probe", "probing", "resume", "train"},
+    | {"earlier_run", "preprocess", "probe", "probing", "train"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

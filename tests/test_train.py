@@ -254,6 +254,13 @@ def test_max_steps_ends_within_an_epoch_and_the_last_step_is_kept(one_step):
     assert load(one_step.last)["global_step"] == 1
 
 
+def test_a_run_that_ends_before_its_first_point_of_a_curve_says_its_speed_all_the_same(home):
+    # Two of the three steps of an epoch, and a point every ten.
+    changed = {"batch_size": 2, "max_steps": 2, "log_every_n_steps": 10}
+    trained = train(config_of(home, run_dir=home / "two-steps", **changed))
+    assert re.search(r"^trained +2 steps, [\d.]+ clips/s$", str(trained), re.M)
+
+
 def test_max_steps_and_max_epochs_end_the_run_whichever_comes_first(home):
     by_steps = train(config_of(home, max_steps=1, max_epochs=3, run_dir=home / "by-steps"))
     assert by_steps.n_steps == 1

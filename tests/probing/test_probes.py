@@ -20,12 +20,12 @@ from fixtures_runs import write_music as write
 from clmr.command import run
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import DATASETS, AudioFolder
-from clmr.early_stop import EarlyStop
 from clmr.errors import ConfigError
 from clmr.finite import StopOnNaN
 from clmr.modules import ContrastiveLearning
-from clmr.probe_set import ProbeSet
-from clmr.probing import Probes
+from clmr.probing.early_stop import EarlyStop
+from clmr.probing.probe_set import ProbeSet
+from clmr.probing.probes import Probes
 from clmr.store import PcmStore
 from clmr.train import train
 
@@ -38,7 +38,7 @@ pytestmark = [  # Lightning's, which the commands do not show
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IN_EPOCH = len(TRAIN) // 2
 N_STEPS = 5 * IN_EPOCH + 1
 RUN = {"batch_size": 2, "max_steps": N_STEPS, "learning_rate": 0.003}
@@ -195,7 +195,7 @@ def test_a_run_that_has_died_is_warned_of_at_its_step_and_leaves_no_nan(
         module.model.projector[2].weight.data.fill_(value)
 
     monkeypatch.setattr(ContrastiveLearning, "on_train_batch_end", on_train_batch_end)
-    monkeypatch.setattr("clmr.probing.SETTLED_STEPS", 1)
+    monkeypatch.setattr("clmr.probing.probes.SETTLED_STEPS", 1)
     monkeypatch.setattr(StopOnNaN, "_check", lambda *_, **__: None)  # which would end it first
     changed = {"probe_every": 1, "max_steps": 1, "run_dir": tmp_path}
     with caplog.at_level(logging.INFO, "clmr"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clmr.collapse import what_is_dead
+from clmr.probing.collapse import what_is_dead
 
 GOOD = {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0}
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from clmr.instant_heads import knn_scores, linear_scores
+from clmr.probing.heads import knn_scores, linear_scores
 
 HEADS = [knn_scores, linear_scores]
 

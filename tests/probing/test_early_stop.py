@@ -2,7 +2,7 @@
 
 import pytest
 
-from clmr.early_stop import EarlyStop
+from clmr.probing.early_stop import EarlyStop
 
 STEPS = (6, 12, 18, 24, 30)
 

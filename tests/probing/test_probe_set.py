@@ -12,7 +12,7 @@ from clmr.augmentations import AUGMENTATIONS
 from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import Clip
 from clmr.modules import ContrastiveLearning
-from clmr.probe_set import ProbeSet
+from clmr.probing.probe_set import ProbeSet
 
 TAGS = ("even", "small", "never", "only in train", "only in valid")
 OFF = dict.fromkeys((f"transforms_{name}" for name in AUGMENTATIONS), 0.0)

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from clmr.audio import pcm_to_float
 from clmr.datamodule import ContrastiveDataModule, Split
-from clmr.geometry import alignment, effective_rank, uniformity
-from clmr.instant_heads import knn_scores, linear_scores
 from clmr.metrics import tag_scores
 from clmr.modules import ContrastiveLearning
 from clmr.modules.contrastive_learning import PROBE
+from clmr.probing.geometry import alignment, effective_rank, uniformity
+from clmr.probing.heads import knn_scores, linear_scores
 from clmr.slices import CropSampler, Places, Slices
 from clmr.store import PcmStore
 

@@ -8,12 +8,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clmr.collapse import WHAT_HELPS, what_is_dead
 from clmr.config import Config
 from clmr.datamodule import ContrastiveDataModule
-from clmr.early_stop import EarlyStop
 from clmr.errors import ConfigError
-from clmr.probe_set import ProbeSet
+from clmr.probing.collapse import WHAT_HELPS, what_is_dead
+from clmr.probing.early_stop import EarlyStop
+from clmr.probing.probe_set import ProbeSet
 
 # BatchNorm's running statistics, by which evaluation mode goes, are then 99 % of what was seen;
 # before, any encoder's features look alike.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clmr.geometry import alignment, effective_rank, uniformity
+from clmr.probing.geometry import alignment, effective_rank, uniformity
 
 
 def randn(*shape, seed=0):
