@@ -102,6 +102,7 @@ def test_a_stranger_that_connects_is_hung_up_and_those_who_do_not_come_are_count
         store.wait(["watch"])
         port = int(store.get("watch").decode().strip("[").split(",")[0])
         stranger = module._connect("127.0.0.1", port, "0" * 16, 1)
+        stranger.settimeout(10)
         assert stranger.recv(1) == b""
         with pytest.raises(ClmrError, match="1 of 2 processes have come in 2 s"):
             joined.result()
