@@ -4,9 +4,9 @@
     python benchmarks/scaling.py --quick
 
 A step is augmentation, both views through the encoder, loss, backward and Adam, on crops that are
-in memory. Two processes take it apart (each for itself, as if there were no other) and together
-(DDP, gathered projections, batch norm over both): the difference is communication, waiting
-included. The model adds to a measured step what its messages take among W devices:
+in memory; of two processes with DDP, projections of both and batch norm over both. The messages of
+such a step are also sent alone, which is the share of communication. The model adds to a measured
+step what its messages take among W devices:
 
     gradients     an all-reduce: 2 (W - 1) / W of their bytes, 2 log2 W latencies
     projections   all other devices' rows, forward and backward: log2 W latencies each
@@ -23,11 +23,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from statistics import median
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -43,7 +41,6 @@ from clmr.modules.contrastive_learning import TRAIN
 from clmr.sync_batchnorm import SyncOnCpu
 
 WORLD_SIZES = [2**k for k in range(11)]  # to 1,024
-WAYS = ("one", "two apart", "two together")
 FLOAT_BYTES = 4
 
 
@@ -77,8 +74,7 @@ def stepper(config: Config, together: bool, device: str = "cpu") -> Callable[[],
             torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - started)
 
-    with patch("clmr.losses.gather._distributed", lambda: together):
-        step()  # warms up
+    step()  # warms up
     return step
 
 
@@ -88,15 +84,13 @@ def crops_of(config: Config) -> Tensor:
     return torch.randint(-8000, 8000, shape, generator=generator).to(torch.int16)
 
 
-def message_ms(n_bytes: int, repeats: int) -> float:
-    """Median time of an all-reduce [ms]."""
-    message, times_ms = torch.zeros(n_bytes // FLOAT_BYTES), []
-    for _ in range(repeats + 1):
-        dist.barrier()
-        started = time.perf_counter()
+def message_ms(n_bytes: int) -> float:
+    """Time of an all-reduce [ms], the mean of ten."""
+    message = torch.zeros(n_bytes // FLOAT_BYTES)
+    started = time.perf_counter()
+    for _ in range(10):
         dist.all_reduce(message)
-        times_ms.append(1e3 * (time.perf_counter() - started))
-    return median(times_ms[1:])
+    return 1e2 * (time.perf_counter() - started)
 
 
 def matmul_flops(rows: int, dims: int) -> float:
@@ -136,24 +130,40 @@ def model_ms(world_size: int, compute_ms: float, sizes: dict, net: dict) -> dict
     }
 
 
+def messages_of_a_step(sizes: dict) -> Callable[[], float]:
+    """A function that sends all that a step sends, and says how long it took [ms]."""
+    of_bytes = lambda n: torch.zeros(n // FLOAT_BYTES)  # noqa: E731
+    gradient, projections = of_bytes(sizes["gradient_bytes"]), of_bytes(sizes["projection_bytes"])
+    moments = [torch.zeros(2 * n_channels) for n_channels in sizes["norm_channels"]]
+
+    def send() -> float:
+        started = time.perf_counter()
+        dist.all_reduce(gradient)
+        for message in (projections, *moments, *moments):  # batch norm in both views
+            dist.all_gather([torch.empty_like(message) for _ in range(2)], message)
+            dist.all_reduce(message)
+        return 1e3 * (time.perf_counter() - started)
+
+    return send
+
+
 def one_process(rank: int, folder: str, config: Config, repeats: int) -> None:
     """Measure what two processes have to be two for; the first one keeps it."""
     torch.set_num_threads(1)
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    small, large = (message_ms(n, 20) for n in (4096, 2**24))
-    ways = {"two together": stepper(config, True), "two apart": stepper(config, False)}
+    ways = {
+        "two": stepper(config, together=True),
+        "messages": messages_of_a_step(sizes_of(config)),
+        "4 kB": lambda: message_ms(4096),
+        "16 MB": lambda: message_ms(2**24),
+    }
     ms = {way: [] for way in ways}
     for way in list(ways) * repeats:
         dist.barrier()
-        # The loss gathers wherever there is a group.
-        alone = patch("clmr.losses.gather._distributed", lambda: False)
-        with alone if way == "two apart" else nullcontext():
-            ms[way].append(ways[way]())
+        ms[way].append(ways[way]())
     if rank == 0:
-        ms = {way: median(of_way) for way, of_way in ms.items()}
-        net = {"latency_us": 1e3 * small / 2, "gb_per_s": 2**24 / (large - small) / 1e6}
-        torch.save({"ms": ms, "net": net}, f"{folder}/0")
+        torch.save({way: median(of_way) for way, of_way in ms.items()}, f"{folder}/0")
     dist.destroy_process_group()
 
 
@@ -161,18 +171,17 @@ def measure(config: Config, repeats: int) -> dict:
     torch.set_num_threads(1)
     keep_freed_memory()
     step = stepper(config, together=False)
-    one = median(step() for _ in range(repeats))
+    ms = {"one": median(step() for _ in range(repeats))}
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(one_process, args=(folder, config, repeats), nprocs=2)
-        found = torch.load(f"{folder}/0", weights_only=True)
-    ms = {"one": one} | found["ms"]
+        ms |= torch.load(f"{folder}/0", weights_only=True)
+    clips = 1e3 * config.batch_size
+    seconds = (ms["16 MB"] - ms["4 kB"]) / 1e3
     return {
         "ms": ms,
-        "clips_per_s": {
-            way: 1e3 * config.batch_size * (1 if way == "one" else 2) / ms[way] for way in WAYS
-        },
-        "communication": 1 - ms["two apart"] / ms["two together"],
-        "net": found["net"],
+        "clips_per_s": {"one": clips / ms["one"], "two": 2 * clips / ms["two"]},
+        "communication": ms["messages"] / ms["two"],
+        "net": {"latency_us": 1e3 * ms["4 kB"] / 2, "gb_per_s": 2**24 / seconds / 1e9},
     }
 
 
@@ -187,7 +196,7 @@ def print_model(title: str, compute_ms: float, config: Config, net: dict) -> lis
         if world_size == 1:
             print(f"{'devices':>8}{'ms a step':>11}{'clips/s':>13}{'efficiency':>12}  ", end="")
             print("".join(f"{name:>13}" for name in parts))
-        print(f"{world_size:>8}{total:>11.1f}{rows[-1]['clips_per_s']:>13,.0f}", end="")
+        print(f"{world_size:>8}{total:>11.1f}{rows[-1]['clips_per_s']:>13,.1f}", end="")
         print(f"{compute_ms / total:>12.1%}  " + "".join(f"{ms:>13.2f}" for ms in parts.values()))
     return rows
 
@@ -195,7 +204,7 @@ def print_model(title: str, compute_ms: float, config: Config, net: dict) -> lis
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoder", default="sample_cnn")
-    parser.add_argument("--batch_size", type=int, default=48, help="clips on a device")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips on a device")
     parser.add_argument("--repeats", type=int, default=5, help="steps, after one to warm up")
     parser.add_argument("--quick", action="store_true", help="a small encoder, 8 clips, 3 steps")
     parser.add_argument("--compute_ms", type=float, help="of a step on the modelled device")
@@ -209,29 +218,30 @@ def main() -> int:
     config = Config(encoder=args.encoder, batch_size=args.batch_size)
     measured = measure(config, args.repeats)
     print(f"{machine(torch.device('cpu'))}, torch {torch.__version__}, one thread a process")
-    for way in WAYS:
-        print(
-            f"{way:<14}{measured['ms'][way]:>10.1f} ms {measured['clips_per_s'][way]:>9.2f} clips/s"
-        )
-    print(f"communication, of a step of two together: {measured['communication']:.1%}")
+    ms = measured["ms"]
+    for way, clips_per_s in measured["clips_per_s"].items():
+        print(f"{way:<10}{ms[way]:>10.1f} ms {clips_per_s:>9.2f} clips/s")
+    print(
+        f"{'messages':<10}{ms['messages']:>10.1f} ms, {measured['communication']:.1%} of two's step"
+    )
     flops = matmul_flops(2 * args.batch_size, config.projection_dim)
     here = measured["net"] | {"loss_flops": flops}
     there = {"latency_us": args.latency_us, "gb_per_s": args.gb_per_s}
     there["loss_flops"] = 1e12 * args.loss_tflops if args.loss_tflops else flops
-    compute_ms = args.compute_ms or measured["ms"]["one"]
+    compute_ms = args.compute_ms or ms["one"]
     if torch.cuda.is_available() and not args.compute_ms:
         step = stepper(config, together=False, device="cuda")
         compute_ms = median(step() for _ in range(10 * args.repeats))
         print(f"{machine(torch.device('cuda'))}: {compute_ms:.1f} ms a step of one GPU")
     models = {
         "this machine's processes": print_model(
-            "model, on what two processes measure here", measured["ms"]["two apart"], config, here
+            "model, on what two processes measure here", ms["two"] - ms["messages"], config, here
         ),
         "a cluster": print_model("model, on a cluster's net", compute_ms, config, there),
     }
-    predicted = models["this machine's processes"][1]["ms"]
-    found = measured["ms"]["two together"]
-    print(f"\ntwo together: the model says {predicted:.1f} ms a step, measured {found:.1f}")
+    parts = models["this machine's processes"][1]["parts"]
+    predicted = sum(parts.values()) - parts["compute"] - parts["loss"]
+    print(f"\nmessages of two: the model says {predicted:.1f} ms, measured {ms['messages']:.1f}")
     if args.out:
         figures = {
             "command": "python benchmarks/scaling.py " + " ".join(sys.argv[1:]),

@@ -14,19 +14,22 @@ class EndOnInterrupt(Callback):
     """End training by Ctrl-C or SIGTERM between two steps, within a `with`.
 
     An exception out of the blue could leave half a step behind, or a lock of a logger's thread
-    that nobody opens any more. A second Ctrl-C does not wait for the end of the step; a second
-    SIGTERM does, as schedulers send it to a program and again to all of its processes.
+    that nobody opens any more. A second Ctrl-C does not wait for the end of the step, but among
+    several devices, where it would leave the others waiting, and torchrun sends every one twice. A
+    second SIGTERM always waits: schedulers send it to a program and again to all its processes.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
         self.signal: int | None = None  # which one ended training; known on all devices
         self._asked: int | None = None
+        self._alone = True
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         # Lightning would put its own over it, which ends training without a checkpoint, and with
         # several devices talks to the others in the middle of whatever they are doing.
         trainer._signal_connector.register_signal_handlers = lambda: None
+        self._alone = trainer.world_size == 1
 
     def __enter__(self) -> None:
         self._before = {}
@@ -40,7 +43,7 @@ class EndOnInterrupt(Callback):
 
     def _ask(self, number: int, _: object) -> None:
         self._asked = number
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and self._alone:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _answer(self, trainer: pl.Trainer, *_: object) -> None:
