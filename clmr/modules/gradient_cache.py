@@ -50,14 +50,11 @@ def _first_and_second_pass(
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Let batch norms leave their running statistics, which have seen the chunk already."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    """Let batch norms keep their running statistics, which have seen the chunk already."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(b, b.clone()) for norm in norms for b in norm.buffers()]
     try:
         yield
     finally:
-        for norm, (momentum, n_batches) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(n_batches)
+        for buffer, value in before:
+            buffer.data.copy_(value)  # unseen by autograd, for which nothing has changed
