@@ -15,7 +15,7 @@ from fixtures_runs import TRAIN, VALID, curve, settings, write_music
 
 ROOT = Path(__file__).parents[1]
 MORE = tuple(f"more{number}.wav" for number in range(5))  # 12 clips to train on in all
-LIMIT_S = 150  # for five jobs to start at once, and to end
+LIMIT_S = 150  # for six jobs to start at once, and to end
 PYTHON = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 STANDALONE = [*TORCHRUN, "--standalone"]
@@ -147,6 +147,7 @@ ENDS = {
     "fails before training": (PYTHON, {"WHAT": "raise", "STRUCK": "1", "WHEN": "before training"}),
     "fails in a step": (STANDALONE, {"WHAT": "raise", "STRUCK": "0"}),
     "is killed": (PYTHON, {"WHAT": "kill", "STRUCK": "0", "OTHERS": "hang"}),
+    "is asked to end": (PYTHON, {"WHAT": "terminate", "STRUCK": "1", "WHEN": "loading"}),
     "never joins": (PYTHON, {"WHAT": "raise", "STRUCK": "1", "WHEN": "import"}),
     "comes to nan": (STANDALONE, {"WHAT": "nan"}),
 }
@@ -183,6 +184,14 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends_wherever_it_waits(e
     assert status == -signal.SIGKILL
     assert "Traceback" not in said
     assert len(re.findall(r"^process 1 ends, as process 0 died .*killed", said, re.M)) == 1
+
+
+def test_a_sigterm_to_one_process_before_the_first_step_ends_all_with_a_checkpoint(home, ends):
+    status, said = ends["is asked to end"]
+    assert status == 143
+    assert "Traceback" not in said
+    assert len(re.findall("interrupted: saved .*/last.ckpt; to go on", said)) == 1
+    assert int(state(home / "is asked to end")["step"]) == 0
 
 
 def test_a_process_that_never_joins_ends_the_job(ends):

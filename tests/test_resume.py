@@ -19,7 +19,6 @@ from fixtures_runs import write_music as write
 
 from clmr.checkpoint_io import WholeCheckpoints
 from clmr.command import run
-from clmr.datamodule import ContrastiveDataModule
 from clmr.errors import CheckpointError, ConfigError, DivergedError
 from clmr.modules import ContrastiveLearning
 from clmr.store import PcmStore
@@ -233,17 +232,6 @@ def test_a_second_sigterm_does_not_kill_the_step(home, whole, tmp_path, monkeypa
     assert f"interrupted: saved {folder}/last.ckpt" in capsys.readouterr().err
     assert load(folder)["global_step"] == 2
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_sigterm_before_the_first_step_is_answered_as_any(home, whole, tmp_path, monkeypatch):
-    def train_dataloader(data):
-        signal.raise_signal(signal.SIGTERM)  # Lightning has set up everything, and no step has run
-        return original(data)
-
-    original = ContrastiveDataModule.train_dataloader
-    monkeypatch.setattr(ContrastiveDataModule, "train_dataloader", train_dataloader)
-    assert run(train, settings(home, **LIMITS, run_dir=tmp_path / "run")) == 143
-    assert load(tmp_path / "run")["global_step"] == 0
 
 
 # Numbers that are none.
