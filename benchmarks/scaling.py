@@ -36,9 +36,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clmr.allocator import keep_freed_memory
 from clmr.config import Config
+from clmr.job.sync_batchnorm import SyncOnCpu
 from clmr.modules import ContrastiveLearning
 from clmr.modules.contrastive_learning import TRAIN
-from clmr.sync_batchnorm import SyncOnCpu
 
 WORLD_SIZES = [2**k for k in range(11)]  # to 1,024
 FLOAT_BYTES = 4

@@ -26,14 +26,12 @@ from clmr.environment import device_names, note_environment
 from clmr.errors import ConfigError
 from clmr.finite import StopOnNaN
 from clmr.interrupt import SaveOnInterrupt
-from clmr.launch import Job, choose_job
+from clmr.job import Job, SyncOnCpu, Team, choose_job, together
 from clmr.modules import ContrastiveLearning
 from clmr.preprocess import open_store
 from clmr.probing import build_probes, check_probes
 from clmr.registry import lookup
 from clmr.resume import GoOnAtTheStep, MovableCheckpoint
-from clmr.sync_batchnorm import SyncOnCpu
-from clmr.team import Team, together
 from clmr.trained import Trained, how_to_go_on
 
 DEFAULT_MAX_EPOCHS = 200

@@ -13,11 +13,11 @@ SCRIPTS = ("preprocess.py", "main.py", "linear_evaluation.py")
 ROWS = (
     {"errors"},
     {"drawn", "registry", "trained"},
-    {"ahead", "allocator", "audio", "config", "environment", "processes", "watch"},
+    {"ahead", "allocator", "audio", "config", "environment", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
-    | {"optim", "rundir", "store", "sync_batchnorm"},
-    {"checkpoint_io", "curves", "launch", "resident", "shards", "slices", "spectrograms"},
-    {"datamodule", "modules", "team"},
+    | {"optim", "rundir", "store"},
+    {"checkpoint_io", "curves", "job", "resident", "shards", "slices", "spectrograms"},
+    {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess", "resume"},
     {"earlier_run", "probe", "probing"},
     {"augment", "evaluate", "train"},
@@ -42,8 +42,8 @@ ONLY_IN = {
     "torchaudio_augmentations": {"augmentations"},
     "triton": {"augmentations/kernels"},
     "pytorch_lightning": {"callbacks", "curves", "datamodule", "evaluate", "finite", "interrupt"}
-    | {"modules", "probe", "probing", "resume", "sync_batchnorm", "train"},
-    "lightning_fabric": {"checkpoint_io", "launch"},
+    | {"job", "modules", "probe", "probing", "resume", "train"},
+    "lightning_fabric": {"checkpoint_io", "job"},
     # The other modules take plain arguments.
     "clmr.config": {"arguments", "augment", "command", "datamodule", "evaluate", "modules"}
     | {"earlier_run", "preprocess", "probe", "probing", "train"},

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from clmr.sync_batchnorm import SyncBatchNorm, SyncOnCpu
+from clmr.job.sync_batchnorm import SyncBatchNorm, SyncOnCpu
 
 N_CHANNELS = 3
 N_STEPS = 3

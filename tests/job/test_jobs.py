@@ -13,7 +13,7 @@ import pytest
 import torch
 from fixtures_runs import TRAIN, VALID, curve, settings, write_music
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MORE = tuple(f"more{number}.wav" for number in range(5))  # 12 clips to train on in all
 LIMIT_S = 150  # for six jobs to start at once, and to end
 PYTHON = [sys.executable]
@@ -160,7 +160,7 @@ def ends(home):
     for name, (how, variables) in ENDS.items():
         gpus = {"gpus": 2} if how == PYTHON else {}
         argv = settings(home, run_dir=home / name, batch_size=2, workers=1, max_steps=99, **gpus)
-        jobs[name] = Started(how, argv, "tests/main_that_fails.py", **variables)
+        jobs[name] = Started(how, argv, "tests/job/main_that_fails.py", **variables)
     ends = {name: job.end(LIMIT_S) for name, job in jobs.items()}
     return {
         name: (status, said.split("torch/distributed/elastic")[0])

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from clmr import watch as module
 from clmr.errors import ClmrError
-from clmr.watch import Verdict, Watch
+from clmr.job import watch as module
+from clmr.job.watch import Verdict, Watch
 
 N = 3
 DIED = "died without a word (killed, or out of memory?)"

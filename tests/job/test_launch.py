@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clmr.errors import ConfigError
-from clmr.launch import choose_job
+from clmr.job.launch import choose_job
 
 # What torchrun and SLURM set for the last of eight processes on two nodes, as their manuals say.
 TORCHRUN = {

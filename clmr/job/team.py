@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from clmr.errors import ClmrError, status_of
-from clmr.launch import Job
-from clmr.watch import JOIN_S, Watch
+from clmr.job.launch import Job
+from clmr.job.watch import JOIN_S, Watch
 
 T = TypeVar("T")
 

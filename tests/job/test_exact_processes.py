@@ -16,7 +16,7 @@ from fixtures_runs import TRAIN, VALID, settings, write_music
 
 from clmr.losses import LOSSES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 N_STEPS, BATCH = 5, 2
 MORE = tuple(f"more{number}.wav" for number in range(5))  # 12 clips to train on in all
 IN_EPOCH = (len(TRAIN) + len(MORE)) // (2 * BATCH)
@@ -38,7 +38,7 @@ def home(tmp_path_factory):
 def tell(folder, how, argv):
     folder.mkdir()
     done = subprocess.run(
-        [*how, "tests/main_that_tells.py", folder, *argv],
+        [*how, "tests/job/main_that_tells.py", folder, *argv],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=200,
         capture_output=True, text=True,
     )  # fmt: skip

@@ -10,9 +10,9 @@ import signal
 import sys
 import time
 
-from clmr import watch
 from clmr.command import run
 from clmr.datamodule import ContrastiveDataModule
+from clmr.job import watch
 from clmr.modules import ContrastiveLearning
 from clmr.train import train
 
