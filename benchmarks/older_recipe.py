@@ -21,8 +21,8 @@ from clmr.audio import pcm_to_float
 from clmr.augmentations.effect_chain import register_effect_chain
 from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
-from clmr.datamodule import Split
 from clmr.encoders import ENCODERS
+from clmr.splits import Split
 from clmr.store import PcmStore
 
 

@@ -29,7 +29,7 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
-from report import machine, write_json
+from report import machine, now, write_json
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -93,13 +93,14 @@ def message_ms(n_bytes: int) -> float:
     return 1e2 * (time.perf_counter() - started)
 
 
-def matmul_flops(rows: int, dims: int) -> float:
+def matmul_flops(rows: int, dims: int, device: torch.device) -> float:
     """Measured FLOP/s of a product of the loss's shape."""
-    left, right, times = torch.randn(rows, dims), torch.randn(dims, 4096), []
+    left, right = torch.randn(rows, dims, device=device), torch.randn(dims, 4096, device=device)
+    times = []
     for _ in range(20):
-        started = time.perf_counter()
+        started = now(device)
         left @ right
-        times.append(time.perf_counter() - started)
+        times.append(now(device) - started)
     return 2 * rows * dims * 4096 / median(times)
 
 
@@ -224,15 +225,19 @@ def main() -> int:
     print(
         f"{'messages':<10}{ms['messages']:>10.1f} ms, {measured['communication']:.1%} of two's step"
     )
-    flops = matmul_flops(2 * args.batch_size, config.projection_dim)
-    here = measured["net"] | {"loss_flops": flops}
+    shape = 2 * args.batch_size, config.projection_dim
+    here = measured["net"] | {"loss_flops": matmul_flops(*shape, torch.device("cpu"))}
     there = {"latency_us": args.latency_us, "gb_per_s": args.gb_per_s}
-    there["loss_flops"] = 1e12 * args.loss_tflops if args.loss_tflops else flops
+    there["loss_flops"] = here["loss_flops"]
     compute_ms = args.compute_ms or ms["one"]
     if torch.cuda.is_available() and not args.compute_ms:
+        gpu = torch.device("cuda")
+        there["loss_flops"] = matmul_flops(*shape, gpu)
         step = stepper(config, together=False, device="cuda")
         compute_ms = median(step() for _ in range(10 * args.repeats))
-        print(f"{machine(torch.device('cuda'))}: {compute_ms:.1f} ms a step of one GPU")
+        print(f"{machine(gpu)}: {compute_ms:.1f} ms a step of one GPU")
+    if args.loss_tflops:
+        there["loss_flops"] = 1e12 * args.loss_tflops
     models = {
         "this machine's processes": print_model(
             "model, on what two processes measure here", ms["two"] - ms["messages"], config, here

@@ -11,7 +11,6 @@ from clmr.allocator import keep_freed_memory
 from clmr.checkpoint import encoder_of, read_checkpoint
 from clmr.config import Config
 from clmr.curves import board
-from clmr.datamodule import Split, check_audio_length, select_split
 from clmr.datasets import DATASETS, AudioDataset
 from clmr.device import allow_tf32, choose_devices, torch_device
 from clmr.encoders import ENCODERS, Encoder, LogMelStatistics
@@ -24,6 +23,7 @@ from clmr.preprocess import open_store
 from clmr.probe import fit_head, load_head, score
 from clmr.registry import lookup
 from clmr.rundir import run_dir
+from clmr.splits import Split, check_audio_length, select_split
 from clmr.store import PcmStore, writing
 
 SPLITS = ("train", "valid", "test")

@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clmr.audio import pcm_to_float
-from clmr.datamodule import Split
 from clmr.encoders import Encoder
 from clmr.slices import window_loader, window_places
+from clmr.splits import Split
 from clmr.store import PcmStore
 
 

@@ -15,10 +15,11 @@ from fixtures_store import samples_of, write_store
 from clmr.augmentations import AUGMENTATIONS
 from clmr.augmentations.reference import ReferenceChain
 from clmr.config import Config
-from clmr.datamodule import ContrastiveDataModule, Split, check_audio_length, select_split
+from clmr.datamodule import ContrastiveDataModule
 from clmr.datasets import Clip
 from clmr.errors import ConfigError
 from clmr.slices import CropSampler
+from clmr.splits import Split, check_audio_length, select_split
 
 pytestmark = [  # Lightning's, which the commands do not show
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),

@@ -5,9 +5,9 @@ import pytest
 import torch
 from fixtures_store import samples_of, write_store
 
-from clmr.datamodule import Split
 from clmr.encoders import Encoder
 from clmr.features import extract_features
+from clmr.splits import Split
 
 WINDOW = 50
 LENGTHS = [300, 120, 50, 75, 200, 51, 400, 90]

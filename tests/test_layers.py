@@ -16,7 +16,7 @@ ROWS = (
     {"ahead", "allocator", "audio", "config", "environment", "processes"},
     {"arguments", "augmentations", "datasets", "device", "encoders", "losses", "metrics"}
     | {"optim", "rundir", "store"},
-    {"checkpoint_io", "curves", "job", "resident", "shards", "slices", "spectrograms"},
+    {"checkpoint_io", "curves", "job", "resident", "shards", "slices", "spectrograms", "splits"},
     {"datamodule", "modules"},
     {"callbacks", "checkpoint", "features", "finite", "interrupt", "preprocess", "resume"},
     {"earlier_run", "probe", "probing"},

@@ -9,13 +9,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clmr.audio import pcm_to_float
-from clmr.datamodule import ContrastiveDataModule, Split
+from clmr.datamodule import ContrastiveDataModule
 from clmr.metrics import tag_scores
 from clmr.modules import ContrastiveLearning
 from clmr.modules.contrastive_learning import PROBE
 from clmr.probing.geometry import alignment, effective_rank, uniformity
 from clmr.probing.heads import knn_scores, linear_scores
 from clmr.slices import CropSampler, Places, Slices
+from clmr.splits import Split
 from clmr.store import PcmStore
 
 SEED = 0  # of clips and crops: not the run's, so that runs of other seeds can be compared
