@@ -198,7 +198,7 @@ def test_features_are_the_encoders_and_not_the_projectors():
     x = 0.1 * torch.randn(2, 1, WINDOW)
     h = ours(x)
     assert h.shape == (2, 256)
-    torch.testing.assert_close(h, ours.model.encoder.sequential(x)[..., 0])
+    torch.testing.assert_close(h, ours.model.encoder.sequential(x)[..., 0, 0])
 
 
 def test_the_optimizer_is_adam_on_all_weights_with_the_rates_of_the_settings():
