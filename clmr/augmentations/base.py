@@ -1,10 +1,13 @@
 """The frame of all augmentations: a coin and parameters for each row, drawn first, then applied."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from clmr.augmentations.one_thread import one_thread
 
 Parameters = dict[str, Tensor]
 
@@ -114,7 +117,8 @@ def augment_copy(x: Tensor, apply_in_place: Callable[[Tensor], None]) -> Tensor:
     Half precision would be heard, and is what autocast would compute in.
     """
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    cores = nullcontext() if x.is_cuda else one_thread()
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False), cores:
         y = x.to(dtype, copy=True)
         apply_in_place(y)
     return y.to(x.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clmr.augmentations.effect_chain import register_effect_chain
+from clmr.augmentations.one_thread import one_thread
 
 LONGEST_DELAY_S = 0.45
 
@@ -43,7 +44,7 @@ class ReferenceChain:
         Shape:
             float32 `[1, T]` -> float32 `[1, T]`.
         """
-        with torch.no_grad(), _seeded(seed), _one_thread():
+        with torch.no_grad(), _seeded(seed), one_thread():
             return self.augment(x)
 
     def __reduce__(self) -> tuple:
@@ -98,14 +99,3 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute as a loader's worker does; threads cost more than they bring to one crop."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

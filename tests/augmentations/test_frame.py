@@ -6,7 +6,8 @@ from inspect import signature
 import pytest
 import torch
 
-from clmr.augmentations import AUGMENTATIONS, Augmentation, Draw
+from clmr.augmentations import AUGMENTATIONS, Augmentation, Draw, build_chain
+from clmr.config import Config
 
 SAMPLE_RATE = 8000
 N_SAMPLES = 4000  # longer than the longest delay
@@ -180,3 +181,18 @@ def test_a_seed_gives_the_same_views_on_the_gpu(name):
 def test_a_probability_that_is_none_is_refused(name, p):
     with pytest.raises(ValueError, match="p: got .*, allowed: 0 to 1"):
         build(name, p)
+
+
+def test_any_number_of_threads_gives_the_same_bits_and_is_left_as_it_was():
+    generator = torch.Generator().manual_seed(0)
+    chain = build_chain(AUGMENTATIONS, Config().transforms, 22_050, generator)
+    x = 0.1 * torch.randn(12, 1, 59_049, generator=generator)
+    draws, before, results = chain.draw(12), torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            results.append(chain.apply(x, draws))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
