@@ -6,7 +6,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -65,7 +64,7 @@ def fit_head(
         logger=loggers(folder),
         callbacks=[best, EarlyStopping("Valid/loss", patience=PATIENCE), EpochBar(), interrupt],
         enable_progress_bar=False,
-        plugins=[WholeCheckpoints(), LightningEnvironment()],  # alone, whatever a scheduler says
+        plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )

@@ -290,13 +290,6 @@ def test_an_evaluation_does_not_write_over_the_pretraining_run_whose_folder_it_w
     assert evaluate(given).run_dir == folder / "eval-magnatagatune"  # and again in the same place
 
 
-def test_it_runs_alone_in_a_script_of_slurm_that_has_several_tasks(home, linear, monkeypatch):
-    for name, value in {"JOB_NAME": "probe", "NTASKS": "4", "NTASKS_PER_NODE": "4"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    alone = evaluated(home, "slurm", baselines=1)
-    assert alone.metrics["scores"] == linear.metrics["scores"]
-
-
 def test_the_encoder_is_frozen(home, monkeypatch):
     taken = {}
 
