@@ -63,8 +63,6 @@ class Bench:
         torch.manual_seed(0)
         self.config = config
         self.device = torch.device("cuda" if config.accelerator == "gpu" else "cpu")
-        if self.device.type == "cpu":
-            keep_freed_memory()  # as training does
         clips = AudioFolder(config.dataset_dir).clips()
         self.store = open_store(config, clips)
         self.data = ContrastiveDataModule(config, self.store, clips)
@@ -206,10 +204,12 @@ def time_parts(bench: Bench, n_steps: int) -> dict:
 WAYS = {"clmr": time_clmr, "ceiling": time_ceiling, "older": time_older, "parts": time_parts}
 
 
-def run_way(way: str, config: Config, n_steps: int, threads: int) -> dict:
+def run_way(way: str, config: Config, n_steps: int, threads: int, keeps_memory: bool) -> dict:
     torch.set_num_threads(threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    if config.accelerator == "cpu" and keeps_memory:
+        keep_freed_memory()
     bench = Bench(config)
     figures = WAYS[way](bench, n_steps)
     if "seconds" in figures:
@@ -233,7 +233,8 @@ def measure(config: Config, args: argparse.Namespace) -> dict:
             if way == "parts" and number:
                 continue
             settings = replace(config, **plain) if way == "older" else config
-            rounds[way].append(in_a_process(way, settings, args.steps, args.threads))
+            keeps = way != "older" or args.older_keeps_memory  # as training does
+            rounds[way].append(in_a_process(way, settings, args.steps, args.threads, keeps))
     speed = {
         way: statistics.median(figures["clips_per_second"] for figures in rounds[way])
         for way in WAYS
@@ -272,6 +273,10 @@ def main() -> int:
     parser.add_argument("--batches", help="clips in a batch (GPU 48,256,1024; CPU 48)")
     parser.add_argument("--precisions", help="(GPU 32,tf32,bf16-mixed; CPU 32 and bf16 if it has)")
     parser.add_argument("--workers", type=int, help="of the older recipe (one a core)")
+    parser.add_argument(
+        "--older_keeps_memory", action="store_true",
+        help="give the older recipe, too, what main.py tells the CPU's allocator",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, help="in a round (GPU 50, CPU 5)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
