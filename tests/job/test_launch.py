@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from clmr.errors import ConfigError
 from clmr.job.launch import choose_job
@@ -36,6 +37,8 @@ def environment(monkeypatch):
     for name in NAMES:
         monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
         monkeypatch.delenv(name)
+    # Lightning keeps the rank of the last one for all that only the first process does.
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
     def set_all(**variables):
