@@ -11,7 +11,6 @@ peak at the size before would not fit into 70 % of the free memory is left out, 
 
 import argparse
 import multiprocessing
-import re
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from simclr.modules import NT_Xent
 from torch import Tensor, nn
 
 from clmr.allocator import keep_freed_memory
+from clmr.device import free_bytes
 from clmr.losses import NTXent
 
 TEMPERATURE = 0.5  # as CLMR
@@ -90,12 +90,6 @@ def peak_in_a_process(*arguments) -> int:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as pool:
         return pool.submit(peak_bytes, *arguments).result()
-
-
-def free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return 1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
 
 
 # The report.

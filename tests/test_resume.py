@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures_runs import TRAIN, VALID, config_of, curve, settings
+from fixtures_runs import TRAIN, VALID, config_of, curve, environment, load, same, settings, state
 from fixtures_runs import write_music as write
 
 from clmr.checkpoint_io import WholeCheckpoints
@@ -52,23 +52,6 @@ def whole(home):
     return train(config_of(home, **LIMITS, run_dir=home / "whole"))
 
 
-def load(folder, name="last.ckpt"):
-    return torch.load(folder / name, weights_only=True)
-
-
-def state(folder):
-    """Every number of a checkpoint that training goes on from: weights and optimizer, flat."""
-    checkpoint = load(folder)
-    moments = checkpoint["optimizer_states"][0]["state"]
-    flat = {f"{k}.{name}": value for k, of_k in moments.items() for name, value in of_k.items()}
-    return checkpoint["state_dict"] | flat | {"step": torch.tensor(checkpoint["global_step"])}
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 def signal_in_step(monkeypatch, number, step, times=1):
     """Let a signal come in the middle of a step, once."""
 
@@ -81,11 +64,6 @@ def signal_in_step(monkeypatch, number, step, times=1):
 
     left, original = [times], ContrastiveLearning.training_step
     monkeypatch.setattr(ContrastiveLearning, "training_step", training_step)
-
-
-def environment():
-    """Of a process that finds the package, and computes on one thread as these tests do."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def start(argv):
@@ -116,7 +94,7 @@ def test_a_run_stopped_in_any_step_ends_as_one_that_was_never_stopped(
     argv = settings(home, **LIMITS, run_dir=folder, workers=workers)
     signal_in_step(monkeypatch, signal.SIGINT, n_steps - 1)
     assert run(train, argv) == 130
-    assert load(folder)["global_step"] == n_steps
+    assert load(folder / "last.ckpt")["global_step"] == n_steps
     assert run(train, [*argv, f"--checkpoint_path={folder}/last.ckpt"]) == 0
     assert same(state(folder), state(whole.run_dir))
     assert curve(folder, "Train/loss_step") == curve(whole.run_dir, "Train/loss_step")
@@ -159,10 +137,10 @@ def test_batches_of_before_are_not_read_again(home, whole, tmp_path, monkeypatch
 def test_last_is_written_within_an_epoch_and_the_one_before_it_is_kept(home, whole, tmp_path):
     changed = {"save_every_n_steps": 2, "max_steps": 2, "run_dir": tmp_path / "run"}
     train(config_of(home, **LIMITS | changed))
-    assert load(tmp_path / "run")["global_step"] == 2
+    assert load(tmp_path / "run" / "last.ckpt")["global_step"] == 2
     changed |= {"max_steps": 5, "checkpoint_path": tmp_path / "run" / "last.ckpt"}
     train(config_of(home, **LIMITS | changed))
-    kept = [load(tmp_path / "run", name) for name in ("last.ckpt", "last-1.ckpt")]
+    kept = [load(tmp_path / "run" / name) for name in ("last.ckpt", "last-1.ckpt")]
     assert [checkpoint["global_step"] for checkpoint in kept] == [5, 4]
 
 
@@ -179,7 +157,7 @@ def test_a_run_killed_between_two_checkpoints_ends_as_one_that_was_never_stopped
     wait_for(folder / "last.ckpt", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    killed_at = load(folder)["global_step"]
+    killed_at = load(folder / "last.ckpt")["global_step"]
     # As long as the killed run had not come further than this one.
     until = killed_at + 3
     assert run(train, [*argv, f"--max_steps={until}"]) == 0
@@ -197,7 +175,7 @@ def stop_by_sigterm(folder, argv):
     assert process.returncode == 143, err
     assert "Traceback" not in err
     assert len(re.findall(f"interrupted: saved {folder}/last.ckpt; to go on: python", err)) == 1
-    return load(folder)["global_step"]
+    return load(folder / "last.ckpt")["global_step"]
 
 
 def test_sigterm_saves_says_how_to_go_on_and_ends_with_143(home, whole, tmp_path):
@@ -221,7 +199,7 @@ def test_stopped_in_validation_no_reading_process_is_left(
     changed = {"run_dir": tmp_path / "run", "workers": 1, "max_epochs": 2}
     assert run(train, settings(home, **LIMITS | changed)) == 128 + number
     assert set(multiprocessing.active_children()) <= others
-    assert load(tmp_path / "run")["global_step"] == IN_EPOCH
+    assert load(tmp_path / "run" / "last.ckpt")["global_step"] == IN_EPOCH
 
 
 def test_a_second_sigterm_does_not_kill_the_step(home, whole, tmp_path, monkeypatch, capsys):
@@ -230,7 +208,7 @@ def test_a_second_sigterm_does_not_kill_the_step(home, whole, tmp_path, monkeypa
     before = signal.getsignal(signal.SIGTERM)
     assert run(train, settings(home, **LIMITS, run_dir=folder)) == 143
     assert f"interrupted: saved {folder}/last.ckpt" in capsys.readouterr().err
-    assert load(folder)["global_step"] == 2
+    assert load(folder / "last.ckpt")["global_step"] == 2
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -266,7 +244,7 @@ def test_nan_in_the_loss_ends_the_run_with_one_error_and_keeps_the_last_good_che
     (line,) = re.findall("^error: .*", capsys.readouterr().err, re.M)
     assert "the loss is nan at step 4, at a learning rate of 0.0003, on the clips " in line
     assert f"{', '.join(clips_of(home, 4))}. {tmp_path}/run/last.ckpt is from before" in line
-    checkpoint = load(tmp_path / "run")
+    checkpoint = load(tmp_path / "run" / "last.ckpt")
     assert checkpoint["global_step"] == IN_EPOCH
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 

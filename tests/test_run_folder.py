@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fixtures_runs import TRAIN, VALID, config_of, events_of, write_music
+from fixtures_runs import TRAIN, VALID, config_of, events_of, load, same, weights, write_music
 
 from clmr.checkpoint import load_encoder
 from clmr.config import load_config
@@ -64,19 +64,6 @@ def crashed(request, home, whole):
         with pytest.raises(OSError, match="gone"):
             train(config_of(home, **changed))
     return train(config_of(home, **changed))
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def weights(trained):
-    return load(trained.last)["state_dict"]
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def rows_of(folder):

@@ -15,7 +15,19 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from fixtures_runs import SAMPLE_RATE, TRAIN, VALID, config_of, curve, events_of, settings
+from fixtures_runs import (
+    SAMPLE_RATE,
+    TRAIN,
+    VALID,
+    config_of,
+    curve,
+    environment,
+    events_of,
+    load,
+    same,
+    settings,
+    weights,
+)
 from fixtures_runs import write_music as write
 from simclr.modules import NT_Xent
 
@@ -70,24 +82,6 @@ def resumed(home, half):
 def no_fit(monkeypatch):
     """Everything but the training itself."""
     monkeypatch.setattr(pl.Trainer, "fit", lambda *args, **kwargs: None)
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def weights(trained):
-    return load(trained.last)["state_dict"]
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def environment():
-    """Of a process that finds the package, and computes on one thread as these tests do."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 # What a run leaves behind.

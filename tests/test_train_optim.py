@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from fixtures_runs import TRAIN, VALID, config_of, curve, settings, write_music
+from fixtures_runs import TRAIN, VALID, config_of, curve, load, settings, write_music
 from simclr.modules import NT_Xent
 
 from clmr.command import run
@@ -40,10 +40,6 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     write_music(home / "music", TRAIN + VALID)
     return home
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize("schedule", RATES)

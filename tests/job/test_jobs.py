@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures_runs import TRAIN, VALID, curve, settings, write_music
+from fixtures_runs import TRAIN, VALID, curve, settings, state, write_music
 
 ROOT = Path(__file__).parents[2]
 MORE = tuple(f"more{number}.wav" for number in range(5))  # 12 clips to train on in all
@@ -93,14 +93,6 @@ def by_torchrun_on_two_nodes(argv):
     return [
         Started([*NODES, f"--master_port={port}", f"--node_rank={node}"], argv) for node in (0, 1)
     ]
-
-
-def state(folder):
-    """Every number of a checkpoint that training goes on from."""
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    moments = checkpoint["optimizer_states"][0]["state"]
-    flat = {f"{k}.{name}": value for k, of_k in moments.items() for name, value in of_k.items()}
-    return checkpoint["state_dict"] | flat | {"step": torch.tensor(checkpoint["global_step"])}
 
 
 # Stopped and started again.

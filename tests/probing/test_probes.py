@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import torch
-from fixtures_runs import TRAIN, VALID, config_of, curve, events_of, settings
+from fixtures_runs import TRAIN, VALID, config_of, curve, events_of, load, same, settings, state
 from fixtures_runs import write_music as write
 
 from clmr.command import run
@@ -92,23 +91,6 @@ class Unlucky(Labelled):
         ]
 
 
-def load(folder, name="last.ckpt"):
-    return torch.load(folder / name, weights_only=True)
-
-
-def state(folder):
-    """Every number of a checkpoint that training goes on from: weights and optimizer, flat."""
-    checkpoint = load(folder)
-    moments = checkpoint["optimizer_states"][0]["state"]
-    flat = {f"{k}.{name}": value for k, of_k in moments.items() for name, value in of_k.items()}
-    return checkpoint["state_dict"] | flat | {"step": torch.tensor(checkpoint["global_step"])}
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 def probes(folder, names=LABEL_FREE):
     return {name: curve(folder, f"Probe/{name}") for name in names}
 
@@ -146,7 +128,7 @@ def test_a_point_is_of_the_weights_at_its_step(home, whole, step):
     pl.seed_everything(config.seed, verbose=False)
     module = ContrastiveLearning(config)
     if step:
-        module.load_state_dict(load(whole.run_dir)["state_dict"])
+        module.load_state_dict(load(whole.run_dir / "last.ckpt")["state_dict"])
     clips = AudioFolder(config.dataset_dir).clips()
     figures = ProbeSet(ContrastiveDataModule(config, PcmStore(home / "store"), clips), ()).measure(
         module
@@ -223,7 +205,7 @@ def test_it_ends_where_the_curve_has_had_no_new_best_and_is_a_success(
     out = capsys.readouterr().out
     values = curve(folder, f"Probe/{watched}")
     end = end_of(values, patience=1, lower=watched == "uniformity")
-    assert end == max(values) == load(folder)["global_step"]
+    assert end == max(values) == load(folder / "last.ckpt")["global_step"]
     assert end < 99
     best_step = sorted(values)[-2]
     (line,) = re.findall("^stopped .*", out, re.M)
@@ -234,13 +216,14 @@ def test_it_ends_where_the_curve_has_had_no_new_best_and_is_a_success(
     assert run(train, argv) == 0
     again = capsys.readouterr().out
     assert f"trained   {end} steps already\n{line}\n" in again
-    assert load(folder)["global_step"] == end
+    assert load(folder / "last.ckpt")["global_step"] == end
     assert run(train, [*argv, "--early_stopping=never", f"--max_steps={end + 1}"]) == 0
-    assert load(folder)["global_step"] == end + 1
+    assert load(folder / "last.ckpt")["global_step"] == end + 1
 
 
 def test_neither_the_untrained_network_nor_the_end_of_the_run_counts(whole):
-    (saved,) = [of for of in load(whole.run_dir)["callbacks"].values() if "probed_at" in of]
+    callbacks = load(whole.run_dir / "last.ckpt")["callbacks"]
+    (saved,) = [of for of in callbacks.values() if "probed_at" in of]
     values = probes(whole.run_dir)["effective_rank"]
     counted = {step: value for step, value in values.items() if step not in (0, N_STEPS)}
     assert saved["probed_at"] == max(counted)
@@ -265,13 +248,14 @@ def test_a_resumed_run_is_probed_at_the_same_epochs_and_ends_alike(
     monkeypatch.setattr(ContrastiveLearning, "training_step", training_step)
     argv = settings(home, **PROBED, run_dir=tmp_path / "run", resume="auto")
     assert run(train, argv) == 130  # 6: in validation, before its probe
-    assert load(tmp_path / "run")["global_step"] == n_steps
+    assert load(tmp_path / "run" / "last.ckpt")["global_step"] == n_steps
     assert max(probes(tmp_path / "run")["uniformity"]) < n_steps
     assert run(train, argv) == 0
     assert probes(tmp_path / "run") == probes(whole.run_dir)
     assert same(state(tmp_path / "run"), state(whole.run_dir))
     saved, expected = (
-        load(folder)["callbacks"]["Probes"] for folder in (tmp_path / "run", whole.run_dir)
+        load(folder / "last.ckpt")["callbacks"]["Probes"]
+        for folder in (tmp_path / "run", whole.run_dir)
     )
     assert saved == expected
 
@@ -356,7 +340,7 @@ def test_two_processes_are_probed_once_and_end_at_one_step(tmp_path):
     assert done.returncode == 0, done.stderr
     values = curve(folder, "Probe/uniformity")
     end = end_of(values, patience=2, lower=True)
-    assert max(values) == end == load(folder)["global_step"] < 99
+    assert max(values) == end == load(folder / "last.ckpt")["global_step"] < 99
     assert len(re.findall("^stopped ", done.stdout, re.M)) == 1
     assert len(re.findall(r"probe +epoch 0, step 0:", done.stderr)) == 1
     # Before the first step the network is that of one process, and so are its figures.
